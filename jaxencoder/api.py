@@ -18,8 +18,7 @@ from jaxencoder.inference.model import OpenedModel
 from jaxencoder.inference.options import EmbedOptions
 from jaxencoder.inference.score import PseudoLikelihood
 from jaxencoder.inference.tokens import TokenChunk
-from jaxencoder.model.config import Pooling
-from jaxencoder.model.multi_vector import Role
+from jaxencoder.model.config import Pooling, Role
 from jaxencoder.model.sparse import SparseVectors
 from jaxencoder.tasks.classification import classify
 from jaxencoder.tasks.classification.classify import Prediction, Threshold

@@ -208,6 +208,9 @@ def _check_initial_model(config: RunConfig) -> None:
     for name, size in (("adapter.rank", config.adapter.rank), ("model.bottleneck", config.model.bottleneck)):
         if size and isinstance(config.objective, ReplacedToken):
             raise ValueError(f"{name} is {size}, but ReplacedToken trains two models; set it to 0")
+        if size and getattr(config.objective, "towers", "shared") == "separate":
+            problem = f"{name} is {size}, but objective.towers is separate, which trains two encoders"
+            raise ValueError(f"{problem}; set it to 0")
     layers = config.reinitialize
     if layers < 0 or (layers and (not config.init_from or config.adapter.rank)):
         raise ValueError(

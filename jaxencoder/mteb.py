@@ -13,7 +13,7 @@ import importlib
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import numpy as np
@@ -24,6 +24,7 @@ from jaxencoder.inference.embed import embed
 from jaxencoder.inference.model import OpenedModel
 from jaxencoder.inference.options import DEFAULT_OPTIONS, EmbedOptions
 from jaxencoder.inference.stored_vectors import model_digest
+from jaxencoder.model.config import Role
 from jaxencoder.model.similarity import pair_similarities, unit
 
 _DISTANCES: dict[str, Literal["euclidean", "cityblock"]] = {
@@ -77,6 +78,7 @@ class Encoder:
         size = settings.size(self.model.config.model.hidden_size)
         is_hub_name = isinstance(model, str) and "/" in model and not Path(model).exists()
         name = Path(model).resolve().name if isinstance(model, str | Path) else self.model.config.name
+        params = [self.model.params, *([] if self.model.queries is None else [self.model.queries.params])]
         overwrites = {
             "name": model if is_hub_name else f"jaxencoder/{name}",
             "revision": (revision if is_hub_name else None) or self._digest(),
@@ -84,7 +86,7 @@ class Encoder:
             "similarity_fn_name": meta.ScoringFunction(settings.similarity),
             "max_tokens": self.model.limit(options.max_length),
             "embed_dim": min(size, settings.dimensions or size),
-            "n_parameters": sum(x.size for x in jax.tree.leaves(self.model.params)),
+            "n_parameters": sum(x.size for x in jax.tree.leaves(params)),
             "use_instructions": bool(self._prompts or any(text for _, text in settings.prompts)),
         }
         self.mteb_model_meta = meta.ModelMeta.create_empty(overwrites)
@@ -144,7 +146,8 @@ class Encoder:
             texts += batch["text"]
         kind = None if prompt_type is None else str(getattr(prompt_type, "value", prompt_type))
         prompt = self.prompt(task_metadata.name, task_metadata.type, kind)
-        return embed(self.model, texts, replace(self._options, prompt=prompt))
+        role = next((role for role in get_args(Role) if role == kind), self._options.role)
+        return embed(self.model, texts, replace(self._options, prompt=prompt, role=role))
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:
         """The model's similarities of vectors [N, D] and [M, D], arrays or tensors; distances are negative.

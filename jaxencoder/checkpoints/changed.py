@@ -26,6 +26,8 @@ def changed(model: M, architecture: EncoderConfig, encoder: Mapping[str, Any], r
     It stays `published` only if its family's config.json can hold the architecture, or, for RoBERTa's relatives with
     global tokens, Longformer's. `row_length` replaces that of the data.
     """
+    if model.queries is not None:
+        raise ValueError("the model has an encoder for queries and one for documents, which are not changed together")
     config, data = model.config, model.config.data
     data = dataclasses.replace(data, row_length=row_length) if row_length else data
     config = dataclasses.replace(config, model=architecture, data=data, phases=())

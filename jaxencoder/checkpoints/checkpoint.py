@@ -31,6 +31,7 @@ class Checkpoint:
     multi_vector: MultiVectorConfig | None = None  # of a vector for each token; its modules: params["multi_vector"]
     tasks: Mapping[str, TaskAdapter] = field(default_factory=dict)  # name of a prompt -> the adapter for its task
     cross_encoder: CrossEncoderConfig | None = None  # of one that scores pairs: published, or Reranking's
+    queries: "Checkpoint | None" = None  # the tower for queries, of a model whose own encoder is for documents alone
     generator: "Checkpoint | None" = None  # of replaced-token detection: the masked language model that fills the masks
     base: "Checkpoint | None" = field(default=None, repr=False)  # that an adapter was added to; shares its arrays
     step: int | None = None  # of training, of a run's checkpoint

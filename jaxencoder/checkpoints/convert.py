@@ -61,6 +61,9 @@ def convert(
         case _:
             model = open_checkpoint(source)
             if (pooling, normalize) != (None, None):
+                if model.queries is not None:
+                    problem = "the model has an encoder for queries and one for documents"
+                    raise ValueError(f"{problem}, which keep their pooling; leave pooling and normalize out")
                 settings = model.sentence_config(pooling, normalize)  # to embed with
                 model = dataclasses.replace(model, sentence=settings, cross_encoder=None, multi_vector=None)
             save(model, folder, to)

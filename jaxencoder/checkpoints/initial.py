@@ -16,7 +16,12 @@ from jaxencoder.checkpoints.hub import resolve
 from jaxencoder.checkpoints.kind import PEFT_CONFIG, kind_of
 from jaxencoder.checkpoints.multi_vector import token_settings
 from jaxencoder.checkpoints.run import TOKENIZER_FOLDER, read_params, saved_config, separate_models
-from jaxencoder.checkpoints.sentence_transformers import embedding_params, embedding_settings, encoder_folder
+from jaxencoder.checkpoints.sentence_transformers import (
+    embedding_params,
+    embedding_settings,
+    encoder_folder,
+    query_tower,
+)
 from jaxencoder.checkpoints.transformers import open_transformers
 from jaxencoder.config import RunConfig, check_positions
 from jaxencoder.families import FAMILIES, classifier
@@ -27,7 +32,7 @@ from jaxencoder.families.tables import parameter_shapes
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.heads import HeadConfig
 from jaxencoder.model.multi_vector import MultiVectorConfig
-from jaxencoder.model.sentence import SentenceConfig
+from jaxencoder.model.sentence import QUERY_TOWER, SentenceConfig
 from jaxencoder.objectives.objective import ObjectiveConfig, Params
 from jaxencoder.parameters import flatten
 from jaxencoder.text.config import TokenizerConfig
@@ -146,6 +151,8 @@ def initial_params(init_from: str, params: Params, objective: ObjectiveConfig, r
         ValueError: the encoders differ in shape, or have fewer layers than `reinitialize`.
     """
     source, heads = _source(init_from, params, objective)
+    if QUERY_TOWER in params:
+        source = source | {QUERY_TOWER: _tower(source.get(QUERY_TOWER, source), params[QUERY_TOWER])}
     encoder = add_missing_bottlenecks(source["encoder"], params["encoder"])
     has_new_adapters = len(jax.tree.leaves(encoder)) > len(jax.tree.leaves(source["encoder"]))
     source = source | {"encoder": encoder}
@@ -168,6 +175,12 @@ def initial_params(init_from: str, params: Params, objective: ObjectiveConfig, r
     return reinitialize_top(result, params, reinitialize) if reinitialize else result
 
 
+def _tower(source: Params, params: Params) -> Params:
+    """The parameters of a tower for queries: copies from `source` where the shapes match, else those in `params`."""
+    matched = {name: x for name, x in source.items() if name in params and _shapes(x) == _shapes(params[name])}
+    return params | jax.tree.map(np.array, matched)
+
+
 def _source(init_from: str, params: Params, objective: ObjectiveConfig) -> tuple[Params, Mapping[str, HeadConfig]]:
     """The parameters at `init_from`, and the heads that they may have."""
     folder = resolve(init_from)
@@ -180,7 +193,10 @@ def _source(init_from: str, params: Params, objective: ObjectiveConfig) -> tuple
         if "sequence_head" in heads and classifier.texts_end_with(model.tokenizer, heads["sequence_head"].pad_id):
             del heads["sequence_head"]
         _, modules, _ = token_settings(folder, model.max_length)
-        return model.params | embedding_params(folder) | ({"multi_vector": modules} if modules else {}), heads
+        extra_params = {"multi_vector": modules} if modules else {}
+        if QUERY_TOWER in params:
+            extra_params |= query_tower(folder, model)
+        return model.params | embedding_params(folder) | extra_params, heads
     config = saved_config(folder)
     source = merge_lora(config.adapter, read_params(folder, config)[1])
     same_generator = getattr(objective, "sharing", None) == getattr(config.objective, "sharing", None)

@@ -33,7 +33,8 @@ from jaxencoder.checkpoints.sentence_settings import (
 from jaxencoder.checkpoints.weights import open_weights
 from jaxencoder.config_io import CONFIG_FILE
 from jaxencoder.files import read_json, write_json
-from jaxencoder.model.multi_vector import MultiVectorConfig, QueryExpansion, Role, TokenPooling
+from jaxencoder.model.config import Role
+from jaxencoder.model.multi_vector import MultiVectorConfig, QueryExpansion, TokenPooling
 from jaxencoder.model.sentence import Dense, Normalize
 from jaxencoder.objectives.objective import Params
 

@@ -14,7 +14,7 @@ from jaxencoder.checkpoints.m3 import with_m3_heads
 from jaxencoder.checkpoints.multi_vector import of_stanford
 from jaxencoder.checkpoints.peft import add_peft
 from jaxencoder.checkpoints.run import Step, open_run, saved_config
-from jaxencoder.checkpoints.sentence_transformers import assembled, encoder_folder, read_folder
+from jaxencoder.checkpoints.sentence_transformers import Folder, SentenceFolder, assembled, encoder_folder, read_folder
 from jaxencoder.checkpoints.task_adapters import add_tasks
 from jaxencoder.checkpoints.transformers import has_tokenizer, open_transformers
 from jaxencoder.files import read_json
@@ -65,12 +65,19 @@ def open_sentence_transformers(folder: Path, weights: bool = True) -> Checkpoint
     Without weights, `params` are ShapeDtypeStructs, and of an adapter those of the base.
     """
     contents = read_folder(folder, weights)
-    if (contents.transformer / PEFT_CONFIG).is_file():
-        encoder = _adapted(contents.transformer, weights, contents.max_length)
-    else:
-        encoder = open_transformers(contents.transformer, weights, contents.max_length)
+    encoder = _open_encoder(contents, weights)
     model = assembled(folder, contents, encoder)
+    if isinstance(contents, SentenceFolder) and (tower := contents.queries) is not None:
+        is_shared = tower.transformer == contents.transformer
+        queries = assembled(folder, tower, encoder if is_shared else _open_encoder(tower, weights))
+        return dataclasses.replace(model, queries=queries)
     return add_tasks(with_m3_heads(model, folder), contents.transformer) if weights else model
+
+
+def _open_encoder(contents: Folder, weights: bool) -> Checkpoint:
+    if (contents.transformer / PEFT_CONFIG).is_file():
+        return _adapted(contents.transformer, weights, contents.max_length)
+    return open_transformers(contents.transformer, weights, contents.max_length)
 
 
 def _adapted(folder: Path, weights: bool, max_length: int) -> Checkpoint:
@@ -112,6 +119,8 @@ def base_name(folder: Path) -> str:
 def with_adapter(model: M, folder: str | Path) -> M:
     """The model with the adapter in a folder, ours or PEFT's; see `jaxencoder.api.Model.with_adapter`."""
     folder = resolve(folder)
+    if model.queries is not None:
+        raise ValueError(f"{folder} adapts one encoder, but this model has one for queries and one for documents")
     if model.tasks:  # their adapters are of the model without another one
         model = dataclasses.replace(model, tasks={})
     if (folder / ADAPTER_FILE).is_file():

@@ -11,6 +11,7 @@ from jaxencoder.checkpoints.orbax import CheckpointManager, restore_step
 from jaxencoder.config import RunConfig, TokenizerConfig
 from jaxencoder.config_io import CONFIG_FILE, read, save
 from jaxencoder.families.family import HEADS
+from jaxencoder.model.sentence import MODULES, QUERY_TOWER
 from jaxencoder.objectives.mlm import MaskedLM
 from jaxencoder.objectives.objective import Params
 from jaxencoder.objectives.replaced_token import ReplacedToken
@@ -58,7 +59,9 @@ def open_run(folder: Path, step: Step = "latest") -> Checkpoint:
     if not isinstance(config.objective, ReplacedToken) or "generator" not in params:
         settings = {name: getattr(config.objective, name) for name in ("sentence", "cross_encoder")}
         settings["multi_vector"] = config.objective.multi_vector(config.model)
-        return Checkpoint(config, params, tokenizer, step=number, **settings)
+        tower = params.pop(QUERY_TOWER, None)
+        model = Checkpoint(config, params, tokenizer, step=number, **settings)
+        return dataclasses.replace(model, queries=tower and dataclasses.replace(model, params=tower))
     models = separate_models(config, tokenizer, params)
     masked_lm = dataclasses.replace(config, model=config.objective.generator(config.model), objective=MaskedLM())
     generator = Checkpoint(masked_lm, models["generator"], tokenizer)
@@ -89,7 +92,9 @@ def write_run(checkpoint: Checkpoint, folder: Path) -> None:
     checkpoints = CheckpointManager(folder / CHECKPOINT_FOLDER, keep=1)
     params = dict(checkpoint.params)
     if not config.objective.sentence.modules:
-        params.pop("sentence", None)
+        params.pop(MODULES, None)
+    if checkpoint.queries is not None and config.objective.sentence.default_role is not None:
+        params[QUERY_TOWER] = checkpoint.queries.params
     checkpoints.save(0, {"params": params}, wait=True)
     checkpoints.close()
     tokenizer = TokenizerConfig(path=str(folder / TOKENIZER_FOLDER))

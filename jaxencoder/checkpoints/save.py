@@ -42,6 +42,9 @@ def save(model: Checkpoint, folder: Path, format: str) -> None:
     """Write a model's folder; see `jaxencoder.api.Model.save`."""
     if format not in ("transformers", "sentence-transformers"):
         raise ValueError(f"format is {format!r}; give transformers or sentence-transformers")
+    if model.queries is not None and format == "transformers":
+        problem = "the model has an encoder for queries and one for documents, which transformers cannot hold"
+        raise ValueError(f"{problem}; give sentence-transformers")
     model, published = _published_form(model)
     params, settings, skipped = {"encoder": model.params["encoder"]}, {}, {}
     tokenizer = None if model.tokenizer is None else model.tokenizer.with_tokenizer_json()
@@ -52,7 +55,7 @@ def save(model: Checkpoint, folder: Path, format: str) -> None:
             reason = skipped[min(missing)]
             problem = f"no class of {published.family.name} has the head of this model: {reason}"
             raise ValueError(f"{problem}; to write its encoder alone, convert it with a pooling")
-    encoder_folder = folder
+    encoders = [(model, folder)]
     if format == "sentence-transformers":
         if tokenizer is None:
             raise ValueError("the model has no tokenizer, which sentence-transformers needs; add one to its folder")
@@ -63,22 +66,17 @@ def save(model: Checkpoint, folder: Path, format: str) -> None:
             multi_vector.write(folder, model.multi_vector, modules, model.max_length)
         elif model.sentence.sparse is not None:
             params |= {name: model.params[name] for name in ("mlm_head",) if name in model.params}
-            encoder_folder = sparse.write(folder, model, tokenizer)
+            encoders = [(model, sparse.write(folder, model, tokenizer))]
         else:
-            modules, hidden_size = model.params.get("sentence", {}), model.config.model.hidden_size
-            sentence_transformers.write(folder, model.sentence, modules, hidden_size, model.max_length)
+            encoders = sentence_transformers.write(folder, model)
     elif (folder / MODULES_FILE).exists():
         raise ValueError(f"{folder} holds a {MODULES_FILE}, which would stay; save to an empty folder")
-    if tokenizer is not None:
-        settings |= {f"{theirs}_token_id": tokenizer.role_ids.get(ours) for theirs, ours in _SPECIAL.items()}
-        pools_by_id = model.published is not None and any(x.inputs == "lasttoken" for x in model.heads.values())
-        if model.config.model.position_pad_id >= 0 or pools_by_id:
-            # Says from which id the model counts positions, or which it does not pool; not the tokenizer's.
-            del settings["pad_token_id"]
-        tokenizer.save(encoder_folder, _tokenizer_settings(model))
-        if tokenizer.is_approximate:
-            log.warning("%s: %s", folder, _APPROXIMATE)
-    write_model(encoder_folder, model.config.model, params, settings, published)
+    for tower, encoder_folder in encoders:
+        if tower is model:
+            _write_encoder(encoder_folder, model, params, settings, published)
+        else:
+            tower, form = _published_form(tower)
+            _write_encoder(encoder_folder, tower, {"encoder": tower.params["encoder"]}, {}, form)
     if model.tasks:
         has_prefix = not params.keys() <= {"encoder", "pooler"}  # a head of its own, beside the encoder
         write_tasks(model, folder, [name for name in params if name not in ("encoder", "mlm_head")], has_prefix)
@@ -89,6 +87,23 @@ def save(model: Checkpoint, folder: Path, format: str) -> None:
     if skipped:
         reasons = "; ".join(f"{name} ({why})" for name, why in skipped.items())
         log.warning("%s: left out, as no class of %s computes it: %s", folder, published.family.name, reasons)
+
+
+def _write_encoder(
+    folder: Path, model: Checkpoint, params: Params, settings: dict[str, Any], published: Published
+) -> None:
+    """Write a model's tokenizer, if it has one, and these parameters with settings for config.json."""
+    if model.tokenizer is not None:
+        tokenizer = model.tokenizer.with_tokenizer_json()
+        settings = settings | {f"{x}_token_id": tokenizer.role_ids.get(ours) for x, ours in _SPECIAL.items()}
+        pools_by_id = model.published is not None and any(x.inputs == "lasttoken" for x in model.heads.values())
+        if model.config.model.position_pad_id >= 0 or pools_by_id:
+            # Says from which id the model counts positions, or which it does not pool; not the tokenizer's.
+            del settings["pad_token_id"]
+        tokenizer.save(folder, _tokenizer_settings(model))
+        if tokenizer.is_approximate:
+            log.warning("%s: %s", folder, _APPROXIMATE)
+    write_model(folder, model.config.model, params, settings, published)
 
 
 def _activation(model: Checkpoint) -> dict[str, Any]:

@@ -1,10 +1,12 @@
 """Folders of sentence-transformers: the encoder, the modules after it, prompts and lengths.
 
 Reimers and Gurevych 2019, arXiv:1908.10084. Supported modules are a Transformer, a Pooling and, after them, Dense,
-LayerNorm, Normalize and Dropout; others are refused by name.
+LayerNorm, Normalize and Dropout; others are refused by name. A Router has such modules for queries, and others for
+documents: two towers, which may share some.
 """
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, get_args
@@ -14,6 +16,7 @@ from jaxencoder.checkpoints.checkpoint import Checkpoint
 from jaxencoder.checkpoints.cross_encoder import CrossEncoderFolder
 from jaxencoder.checkpoints.kind import MODULES_FILE
 from jaxencoder.checkpoints.multi_vector import MultiVectorFolder
+from jaxencoder.checkpoints.router import read_routes, write_routes
 from jaxencoder.checkpoints.sentence_keys import check_keys, positive
 from jaxencoder.checkpoints.sentence_modules import (
     SUPPORTED,
@@ -26,6 +29,7 @@ from jaxencoder.checkpoints.sentence_modules import (
 from jaxencoder.checkpoints.sentence_settings import (
     SETTINGS_FILE,
     TRANSFORMER_FILE,
+    ModuleEntry,
     model_type,
     read_modules,
     read_prompts,
@@ -35,9 +39,11 @@ from jaxencoder.checkpoints.sentence_settings import (
     write_modules,
 )
 from jaxencoder.checkpoints.sparse import SparseFolder
+from jaxencoder.checkpoints.transformers import open_transformers
 from jaxencoder.config_io import CONFIG_FILE
 from jaxencoder.files import read_json, write_json
-from jaxencoder.model.sentence import Normalize, SentenceConfig, Similarity
+from jaxencoder.model.config import Role
+from jaxencoder.model.sentence import MODULES, QUERY_TOWER, Normalize, SentenceConfig, Similarity
 from jaxencoder.objectives.objective import Params
 from jaxencoder.text.messages import listed
 
@@ -55,6 +61,7 @@ class SentenceFolder(NamedTuple):
     hidden_size: int  # the encoder's, as the Pooling has it
     max_length: int  # limit on the tokens of a text; 0: that of the tokenizer or the encoder
     lowercase: bool  # whether texts are lowercased before tokenization
+    queries: "SentenceFolder | None" = None  # the tower for queries, if there is one; this one is that for documents
 
 
 Folder = SentenceFolder | SparseFolder | CrossEncoderFolder | MultiVectorFolder
@@ -86,7 +93,7 @@ def assembled(folder: Path, contents: Folder, encoder: Checkpoint) -> Checkpoint
     size = config.model.hidden_size
     if size != contents.hidden_size:
         raise ValueError(f"{folder} pools vectors of size {contents.hidden_size}, but the encoder's have size {size}")
-    params = encoder.params | ({"sentence": contents.params} if contents.params else {})
+    params = encoder.params | ({MODULES: contents.params} if contents.params else {})
     return replace(encoder, params=params, sentence=contents.settings)
 
 
@@ -115,19 +122,64 @@ def embedding_params(folder: Path) -> Params:
         return {}
     contents = read_folder(folder)
     if isinstance(contents, SentenceFolder):
-        return {"sentence": contents.params} if contents.params else {}
+        return {MODULES: contents.params} if contents.params else {}
     return contents.params if isinstance(contents, SparseFolder) else {}
+
+
+def query_tower(folder: Path, documents: Checkpoint) -> Params:
+    """The parameters of a tower for queries in a folder of any published model, {QUERY_TOWER: ...}; empty if none.
+
+    `documents` is the opened encoder of the tower for documents. ValueError if the towers are not alike.
+    """
+    contents = read_folder(folder) if (folder / MODULES_FILE).is_file() else None
+    if not isinstance(contents, SentenceFolder) or (queries := contents.queries) is None:
+        return {}
+    encoder = documents
+    if queries.transformer != contents.transformer:
+        encoder = open_transformers(queries.transformer)
+        pairs = {
+            "encoders": (encoder.config.model, documents.config.model),
+            "tokenizers": [model.tokenizer and model.tokenizer.fingerprint for model in (encoder, documents)],
+        }
+        if different := next((name for name, (a, b) in pairs.items() if a != b), None):
+            raise ValueError(f"{folder} has other {different} for queries than for documents, which cannot be trained")
+    if queries.settings != contents.settings:
+        raise ValueError(f"{folder} has other modules after the encoder of queries, which cannot be trained")
+    modules = {MODULES: queries.params} if queries.params else {}
+    return {QUERY_TOWER: {"encoder": encoder.params["encoder"]} | modules}
 
 
 def read(folder: Path, weights: bool = True) -> SentenceFolder:
     """Read a folder of a SentenceTransformer, all but its encoder; errors as of `read_folder`."""
-    if pooled := _pooled_by_code(folder):
-        return pooled
-    transformer, pooling, *entries = _modules(folder)
-    hidden_size, poolings, include_prompt = read_pooling(pooling)
-    settings = replace(_settings(folder / SETTINGS_FILE), pooling=poolings, include_prompt=include_prompt)
+    file, entries = folder / MODULES_FILE, read_modules(folder, ("Transformer", "Router"))
+    settings = _settings(folder / SETTINGS_FILE)
+    if entries[0].kind == "Router":
+        return _routed(entries, settings, weights)
+    return _pooled_by_code(entries, settings) or _contents(file, entries, settings, weights)
+
+
+def _routed(entries: Sequence[ModuleEntry], settings: SentenceConfig, weights: bool) -> SentenceFolder:
+    """The contents of a folder with a Router, which modules for texts of both roles may follow."""
+    routes = read_routes(entries[0].folder)
+    # Both roles have a prompt, at least an empty one, whose name tells them apart.
+    prompts = dict.fromkeys(get_args(Role), "") | dict(settings.prompts)
+    settings = replace(settings, prompts=tuple(prompts.items()), default_role=routes.default_role)
+    queries, documents = (
+        _contents(routes.file, [*route, *entries[1:]], settings, weights) for route in (routes.query, routes.document)
+    )
+    sizes = [tower.settings.size(tower.hidden_size) for tower in (queries, documents)]
+    if sizes[0] != sizes[1]:
+        raise ValueError(f"{routes.file} has vectors of size {sizes[0]} for queries, but {sizes[1]} for documents")
+    return documents._replace(queries=queries)
+
+
+def _contents(file: Path, entries: Sequence[ModuleEntry], settings: SentenceConfig, weights: bool) -> SentenceFolder:
+    """The contents of a folder of these modules, which `file` lists."""
+    transformer, pooling, *entries = _checked(file, entries)
+    hidden_size, poolings, include_prompt = read_pooling(pooling.folder)
+    settings = replace(settings, pooling=poolings, include_prompt=include_prompt)
     modules, params = [], {}
-    for kind, module_folder in entries:
+    for kind, _, module_folder in entries:
         module, arrays = read_module(kind, module_folder, weights)
         assert module is not None  # only modules of tokens are left out
         if arrays:
@@ -141,31 +193,22 @@ def read(folder: Path, weights: bool = True) -> SentenceFolder:
     while modules and modules[-1] == Normalize():
         modules.pop()
         settings = replace(settings, modules=tuple(modules), normalize=True)
-    limits = text_limits(transformer, "feature-extraction")
-    return SentenceFolder(transformer, settings, params, hidden_size, *limits)
+    limits = text_limits(transformer.folder, "feature-extraction")
+    return SentenceFolder(transformer.folder, settings, params, hidden_size, *limits)
 
 
-def write(folder: Path, settings: SentenceConfig, params: Params, hidden_size: int, max_length: int) -> None:
-    """Write the files of `read`, modules.json last; ValueError for settings that sentence-transformers does not have.
+def write(folder: Path, model: Checkpoint) -> list[tuple[Checkpoint, Path]]:
+    """Write the files of `read`; return each encoder with the folder in which it and its tokenizer belong.
 
-    The encoder and its tokenizer go into the same folder afterwards. Their config.json, which is removed here, comes
-    last and completes the folder: an interrupted save must not look like a folder of transformers, which would give
-    other vectors. The arguments are those of `SentenceFolder`.
+    They are written afterwards. Their config.json, which is removed here, comes last and completes the folder: an
+    interrupted save must not look like a folder of transformers, which would give other vectors. ValueError for
+    settings that sentence-transformers does not have.
     """
-    modes = pooling_modes(settings.pooling)
-    if settings.renormalize:
-        problem = f"sentence-transformers stores no normalization after truncation to {settings.dimensions} dimensions"
-        raise ValueError(f"{problem}; leave normalize out, and ask for it where texts are embedded")
-    settings.size(hidden_size)
+    towers = {} if model.queries is None else {"query": model.queries, "document": model}
+    for tower in towers.values() or (model,):
+        _check_writable(tower)
     start_folder(folder)
-    kinds = {"": "Transformer", "1_Pooling": "Pooling"}
-    write_pooling(folder / "1_Pooling", hidden_size, modes, settings.include_prompt)
-    for number, module in enumerate((*settings.modules, *[Normalize()] * settings.normalize)):
-        kind = type(module).__name__
-        path = f"{number + 2}_{kind}"
-        kinds[path] = kind
-        write_module(module, params.get(str(number), {}), folder / path)
-    write_json(folder / TRANSFORMER_FILE, {"max_seq_length": max_length, "do_lower_case": False})
+    settings = model.sentence
     stored = {
         "model_type": "SentenceTransformer",
         "prompts": dict(settings.prompts),
@@ -173,35 +216,76 @@ def write(folder: Path, settings: SentenceConfig, params: Params, hidden_size: i
         "similarity_fn_name": settings.similarity,
     }
     write_json(folder / SETTINGS_FILE, stored | ({"truncate_dim": d} if (d := settings.dimensions) else {}))
-    # Older names of the classes, which all versions read
-    write_modules(folder, {path: f"sentence_transformers.models.{kind}" for path, kind in kinds.items()})
+    if not towers:
+        write_modules(folder, _write_contents(folder, model))
+        return [(model, folder)]
+    classes: dict[Role, dict[str, str]] = {
+        role: _write_contents(folder, towers[role], f"{role}_") for role in get_args(Role)
+    }
+    first = {role: next(iter(classes[role])) for role in classes}
+    encoders = [(tower, folder / first[role]) for role, tower in towers.items()]
+    if towers["query"].params["encoder"] is model.params["encoder"]:  # one encoder, in the folder of the first route
+        (folder / first["document"] / TRANSFORMER_FILE).unlink()
+        (folder / first["document"]).rmdir()
+        (_, *others), encoders = classes["document"].items(), encoders[:1]
+        classes["document"] = {first["query"]: _class_of("Transformer")} | dict(others)
+    write_routes(folder, classes, settings.default_role or "document")
+    write_modules(folder, {"": _class_of("Router")})
+    return encoders
 
 
-def _pooled_by_code(folder: Path) -> SentenceFolder | None:
+def _check_writable(model: Checkpoint) -> None:
+    pooling_modes(model.sentence.pooling)
+    if model.sentence.renormalize:
+        dimensions = model.sentence.dimensions
+        problem = f"sentence-transformers stores no normalization after truncation to {dimensions} dimensions"
+        raise ValueError(f"{problem}; leave normalize out, and ask for it where texts are embedded")
+    model.sentence.size(model.config.model.hidden_size)
+
+
+def _write_contents(folder: Path, model: Checkpoint, prefix: str = "") -> dict[str, str]:
+    """Write all modules of an encoder but itself; return their classes by folder, of which `prefix` begins the name."""
+    settings, params = model.sentence, model.params.get(MODULES, {})
+    paths = {f"{prefix}0_Transformer" if prefix else "": "Transformer", f"{prefix}1_Pooling": "Pooling"}
+    transformer, pooling = paths
+    write_json(folder / transformer / TRANSFORMER_FILE, {"max_seq_length": model.max_length, "do_lower_case": False})
+    modes = pooling_modes(settings.pooling)
+    write_pooling(folder / pooling, model.config.model.hidden_size, modes, settings.include_prompt)
+    for number, module in enumerate((*settings.modules, *[Normalize()] * settings.normalize)):
+        kind = type(module).__name__
+        path = f"{prefix}{number + 2}_{kind}"
+        paths[path] = kind
+        write_module(module, params.get(str(number), {}), folder / path)
+    return {path: _class_of(kind) for path, kind in paths.items()}
+
+
+def _class_of(kind: str) -> str:
+    """The older name of a module's class, which all versions read."""
+    return f"sentence_transformers.models.{kind}"
+
+
+def _pooled_by_code(entries: Sequence[ModuleEntry], settings: SentenceConfig) -> SentenceFolder | None:
     """The contents of a folder whose only module is code of its own that pools the last token; None for others."""
-    entries = read_modules(folder)
     tasks = tasks_of(entries[0].folder)
     if len(entries) > 1 or tasks is None or not tasks.pools_last:
         return None
     file = entries[0].folder / CONFIG_FILE
-    settings = replace(_settings(folder / SETTINGS_FILE), pooling=("lasttoken",), normalize=True)
+    settings = replace(settings, pooling=("lasttoken",), normalize=True)
     size, length = (positive(read_json(file, dict).get(name), file, name) for name in _SIZES)
     return SentenceFolder(entries[0].folder, settings, {}, size, length, lowercase=False)
 
 
-def _modules(folder: Path) -> tuple[Path, Path, *tuple[tuple[str, Path], ...]]:
-    """The folders of the Transformer and of the Pooling, and the kinds and folders of the modules after them."""
-    file, entries = folder / MODULES_FILE, read_modules(folder)
-    if len(entries) < 2:
+def _checked(file: Path, entries: Sequence[ModuleEntry]) -> Sequence[ModuleEntry]:
+    """The entries themselves; ValueError unless they are a Transformer, a Pooling and supported modules after it."""
+    if len(entries) < 2 and entries[0].kind == "Transformer":
         kinds = listed(entry.kind for entry in entries)
         advice = f"or, for a cross-encoder, model_type 'CrossEncoder' in {SETTINGS_FILE}"
         raise ValueError(f"{file} has the modules {kinds}; a Transformer and a Pooling are needed, {advice}")
-    for number, (kind, path, _) in enumerate(entries[1:]):
-        supported = SUPPORTED if number else ("Pooling",)
+    for number, (kind, path, _) in enumerate(entries):
+        supported = (("Transformer",), ("Pooling",), SUPPORTED)[min(number, 2)]
         if kind not in supported:
             raise ValueError(f"{file} has a module {kind!r} ({path}); only {' or '.join(supported)} is supported there")
-    modules = ((entry.kind, entry.folder) for entry in entries[2:])
-    return entries[0].folder, entries[1].folder, *modules
+    return entries
 
 
 def _settings(file: Path) -> SentenceConfig:

@@ -5,14 +5,15 @@ table of weights, a SparseStaticEmbedding. Other modules are refused by name.
 """
 
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
-from typing import Any, Literal, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from jaxencoder.checkpoints.checkpoint import Checkpoint
 from jaxencoder.checkpoints.kind import MODULES_FILE
+from jaxencoder.checkpoints.router import read_routes, write_routes
 from jaxencoder.checkpoints.sentence_keys import check_keys, positive
 from jaxencoder.checkpoints.sentence_settings import (
     CLASSES,
@@ -28,16 +29,16 @@ from jaxencoder.checkpoints.sentence_settings import (
 from jaxencoder.checkpoints.weights import open_weights, save_weights
 from jaxencoder.config_io import CONFIG_FILE
 from jaxencoder.files import read_json, write_json
+from jaxencoder.model.config import Role
 from jaxencoder.model.sentence import SentenceConfig
 from jaxencoder.model.sparse import QUERY_TABLE, Saturation, SparseConfig
 from jaxencoder.objectives.objective import Params
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
 MODEL_TYPE = "SparseEncoder"
-_ROUTER_FILE = "router_config.json"
 _TRANSFORMERS, _POOLING, _TABLE = ("Transformer", "MLMTransformer"), "SpladePooling", "SparseStaticEmbedding"
 _SATURATIONS: dict[str, Saturation] = {"relu": "log1p", "log1p_relu": "log1p_log1p"}
-_ROUTES = {"query": (_TABLE,), "document": ("Transformer", _POOLING)}
+_ROUTES: dict[Role, tuple[str, ...]] = {"query": (_TABLE,), "document": ("Transformer", _POOLING)}
 _UNLIMITED = 1 << 30  # transformers' model_max_length of a tokenizer without a limit is greater
 
 
@@ -59,11 +60,15 @@ def read(folder: Path, weights: bool = True) -> SparseFolder:
         return _with_pooling(folder / MODULES_FILE, settings, entries, {})
     if len(entries) > 1:
         raise ValueError(f"{folder / MODULES_FILE} has a module {entries[1].kind!r} after a Router; none is supported")
-    file, routes, default_role = _routes(entries[0].folder)
-    sparse, params = _with_table(settings.sparse, file, routes["query"], weights)
-    settings = replace(settings, sparse=replace(sparse, default_role=default_role))
-    contents = _with_pooling(file, settings, routes["document"], params)
-    _check_tokenizers(routes["query"][0].folder, contents.transformer)
+    routes = read_routes(entries[0].folder)
+    if [entry.kind for entry in routes.query] != [_TABLE]:
+        kinds = ", ".join(entry.kind for entry in routes.query)
+        raise ValueError(f"{routes.file} has {kinds} for queries; only a {_TABLE} is supported there")
+    table = routes.query[0].folder
+    sparse, params = _with_table(settings.sparse, table, weights)
+    settings = replace(settings, sparse=replace(sparse, default_role=routes.default_role))
+    contents = _with_pooling(routes.file, settings, routes.document, params)
+    _check_tokenizers(table, contents.transformer)
     return contents
 
 
@@ -120,11 +125,11 @@ def write(folder: Path, model: Checkpoint, tokenizer: Tokenizer) -> Path:
 
 def _write_router(folder: Path, sparse: SparseConfig, weight: Any, tokenizer: Tokenizer) -> None:
     """Write the routes and the queries' table with its tokenizer."""
-    structure = {role: [f"{role}_{i}_{kind}" for i, kind in enumerate(kinds)] for role, kinds in _ROUTES.items()}
-    types = {name: CLASSES[name.split("_", 2)[2]] for names in structure.values() for name in names}
-    parameters = {"default_route": sparse.default_role, "allow_empty_key": True, "route_mappings": {}}
-    write_json(folder / _ROUTER_FILE, {"types": types, "structure": structure, "parameters": parameters})
-    table = folder / structure["query"][0]
+    classes: dict[Role, dict[str, str]] = {
+        role: {f"{role}_{i}_{kind}": CLASSES[kind] for i, kind in enumerate(kinds)} for role, kinds in _ROUTES.items()
+    }
+    write_routes(folder, classes, sparse.default_role)
+    table = folder / next(iter(classes["query"]))
     tokenizer.save(table, {"model_max_length": sparse.query_length or int(1e30)})
     write_json(table / CONFIG_FILE, {"frozen": False})
     save_weights({"weight": np.asarray(weight, np.float32)}, table)
@@ -161,39 +166,8 @@ def _with_pooling(file: Path, settings: SentenceConfig, entries: list[ModuleEntr
     return SparseFolder(transformer.folder, replace(settings, sparse=sparse), params, *limits)
 
 
-def _routes(folder: Path) -> tuple[Path, dict[str, list[ModuleEntry]], Literal["query", "document"]]:
-    """The file of a Router, the modules of queries and documents, and the role of texts that have none."""
-    file = next((folder / name for name in (_ROUTER_FILE, CONFIG_FILE) if (folder / name).is_file()), folder)
-    config = read_json(file, dict)
-    check_keys(config, "Router", file)
-    types, structure, parameters = (config.get(name) for name in ("types", "structure", "parameters"))
-    if not isinstance(types, dict) or not isinstance(structure, dict) or not isinstance(parameters, dict):
-        raise ValueError(f"{file} has no types, structure and parameters of routes; save the model again")
-    check_keys(parameters, "routes", f"parameters in {file}")
-    if structure.keys() != _ROUTES.keys():
-        raise ValueError(f"{file} has the routes {', '.join(structure)}; only query and document are supported")
-    routes: dict[str, list[ModuleEntry]] = {}
-    for role, names in structure.items():
-        for name in names:
-            if not isinstance(name, str) or ".." in PurePosixPath(name).parts or PurePosixPath(name).is_absolute():
-                raise ValueError(f"{file} has a module in {name!r}, which is outside the folder")
-            path = str(types.get(name, ""))
-            if path.partition(".")[0] != "sentence_transformers":
-                raise ValueError(f"{file} has a module {path!r}, which is not of sentence-transformers itself")
-            routes.setdefault(role, []).append(ModuleEntry(path.rpartition(".")[2], path, folder / name))
-    query, document = routes.get("query", []), routes.get("document", [])
-    if [entry.kind for entry in query] != [_TABLE] or not document:
-        kinds = ", ".join(entry.kind for entry in query) or "nothing"
-        raise ValueError(f"{file} has {kinds} for queries; only a {_TABLE} is supported there")
-    # Without a default route, sentence-transformers takes the first one.
-    return file, routes, parameters.get("default_route") or next(iter(structure))
-
-
-def _with_table(
-    sparse: SparseConfig | None, file: Path, entries: list[ModuleEntry], weights: bool
-) -> tuple[SparseConfig, Params]:
-    """The settings with a table of queries, and its weights."""
-    folder = entries[0].folder
+def _with_table(sparse: SparseConfig | None, folder: Path, weights: bool) -> tuple[SparseConfig, Params]:
+    """The settings with the table of queries in a folder, and its weights."""
     config_file = folder / CONFIG_FILE
     check_keys(read_json(config_file, dict), _TABLE, config_file)
     tensors = open_weights(folder)

@@ -122,6 +122,8 @@ def _published(folder: Path, kind: Kind, checkpoint: Checkpoint) -> ModelDescrip
     notes = [] if is_complete else ["the folder has no weights; the heads are those of the class in config.json"]
     if tasks := checkpoint.published and task_names(encoder, checkpoint.published):
         notes.append(f"adapters, not counted, for the tasks {', '.join(tasks)}; the name of a prompt chooses one")
+    if checkpoint.queries is not None:
+        notes.append("this is the tower for documents; another one, not counted, embeds queries")
     return ModelDescription(
         kind=kind,
         config=checkpoint.config,

@@ -162,8 +162,11 @@ class _Embedder:
 
 
 def _embedder(model: OpenedModel, options: EmbedOptions) -> "_Embedder | TokenEmbedder | SparseEmbedder":
-    """Check options against a model and fill in its defaults."""
+    """Check options against a model, or its tower for texts of their role, and fill in its defaults."""
     check_options(model, options)
+    default_role = model.sentence.default_role
+    if model.queries is not None and default_role and options.role_of_texts(default_role) == "query":
+        model = model.queries
     if gives_token_vectors(model, options):
         return token_embedder(model, options)
     if model.sentence.sparse is not None:

@@ -33,6 +33,7 @@ _OUTPUTS = {"pooler": "pooled", "rtd_head": "rtd_logits", "nsp_head": "nsp_logit
 class OpenedModel(Checkpoint):
     """A checkpoint that runs on this process's devices, in the dtype and with the kernels of `compute`."""
 
+    queries: "OpenedModel | None" = None
     generator: "OpenedModel | None" = None
     base: "OpenedModel | None" = field(default=None, repr=False)
     compute: ComputeConfig = field(default_factory=lambda: ComputeConfig(dtype="float32"), kw_only=True)

@@ -1,9 +1,9 @@
 """Options of embeddings."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
-from jaxencoder.model.config import Pooling
+from jaxencoder.model.config import Pooling, Role
 from jaxencoder.text.config import WindowConfig
 
 # Of the numbers of a vector: a float, a byte, or a bit; see `jaxencoder.inference.quantize`.
@@ -29,8 +29,8 @@ class EmbedOptions:
         pool_factor: of a model that gives a vector for each token, keep about 1 / pool_factor of a document's vectors:
             clusters of similar ones, each replaced by its mean.
         max_active_dims: of a sparse model, keep this many of the largest entries of each vector.
-        role: of a sparse model, whether the texts are queries, for which it may have a table, or documents. None: as
-            the name of the prompt says, or else as the model does.
+        role: whether the texts are queries, for which a model may have a tower, or a sparse one a table, or documents.
+            None: as the name of the prompt says, or else as the model does.
     """
 
     pooling: Pooling | tuple[Pooling, ...] | None = None
@@ -42,7 +42,12 @@ class EmbedOptions:
     max_length: int | None = None
     pool_factor: float | None = None
     max_active_dims: int | None = None
-    role: Literal["query", "document"] | None = None
+    role: Role | None = None
+
+    def role_of_texts(self, default: Role) -> Role:
+        """Whether the texts are queries or documents: by the role, by the prompt's name, or else the default."""
+        by_prompt: dict[str | None, Role] = {role: role for role in get_args(Role)}
+        return self.role or by_prompt.get(self.prompt, default)
 
 
 DEFAULT_OPTIONS = EmbedOptions()

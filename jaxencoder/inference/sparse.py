@@ -45,11 +45,10 @@ def sparse_embedder(model: OpenedModel, options: EmbedOptions) -> SparseEmbedder
         if number < 1:
             raise ValueError(f"max_active_dims is {number}; give at least 1")
         config = replace(config, max_active=number)
+    role = options.role_of_texts(config.default_role)
     # A role is also the name of a prompt, which need not be stored.
     is_role = options.prompt in _ROLES
-    role = options.role or (options.prompt if is_role else config.default_role)
     prompt = "" if is_role and options.prompt not in dict(settings.prompts) else settings.prompt(options.prompt)
-    role = "query" if role == "query" else "document"
     limit = model.limit(options.max_length)
     if role == "query" and config.queries == "table":
         config = replace(config, query_length=options.max_length or config.query_length)

@@ -56,8 +56,10 @@ class Vectors:
 def model_digest(model: OpenedModel) -> str:
     """A digest of everything in a model that its outputs depend on."""
     digest = hashlib.blake2b(digest_size=16)
-    tasks = {name: adapter.params for name, adapter in model.tasks.items()}
-    for path, array in flatten({"model": model.params, "tasks": tasks}).items():
+    parts = {"model": model.params, "tasks": {name: adapter.params for name, adapter in model.tasks.items()}}
+    if model.queries is not None:
+        digest.update(model_digest(model.queries).encode())
+    for path, array in flatten(parts).items():
         values = np.ascontiguousarray(jax.device_get(array))
         digest.update(f"{path}{values.dtype}{values.shape}".encode())
         digest.update(values.view(np.uint8).reshape(-1).data)

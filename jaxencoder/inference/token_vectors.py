@@ -7,7 +7,8 @@ import numpy as np
 
 from jaxencoder.inference.model import OpenedModel
 from jaxencoder.inference.options import DEFAULT_OPTIONS, EmbedOptions
-from jaxencoder.model.multi_vector import MultiVectorConfig, Role, TokenPooling
+from jaxencoder.model.config import Role
+from jaxencoder.model.multi_vector import MultiVectorConfig, TokenPooling
 from jaxencoder.tasks.multi_vector.token_vectors import matrix_similarities, text_limit, text_matrices
 from jaxencoder.text import buckets
 

@@ -13,6 +13,7 @@ Activation = Literal[
     "gelu", "gelu_tanh", "gelu_clipped", "relu", "relu6", "relu_squared", "silu", "mish", "tanh", "quick_gelu"
 ]  # fmt: skip
 Pooling = Literal["cls", "mean", "max", "learned", "mean_sqrt_len", "weightedmean", "lasttoken"]
+Role = Literal["query", "document"]  # of a text in a search
 # Functions of two vectors, greater for more similar ones; distances count as negative.
 Similarity = Literal["cosine", "dot", "euclidean", "manhattan"]
 

@@ -4,16 +4,15 @@ Khattab and Zaharia 2020 (ColBERT), arXiv:2004.12832; Santhanam et al. 2022 (Col
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from jaxencoder.model.config import Role
 from jaxencoder.model.sentence import Module, Normalize
 
 LEXICAL = "lexical"  # the name of bge-m3's weights of tokens among the parameters, {"kernel": [D, 1], "bias": [1]}
-
-Role = Literal["query", "document"]
 
 _EMPTY = -1e9  # similarity of a document without vectors, as in sentence-transformers: below all others
 _FLOOR = -3e38

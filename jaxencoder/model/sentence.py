@@ -13,12 +13,15 @@ import jax
 import jax.numpy as jnp
 
 from jaxencoder.kernels.dropout import dropout
-from jaxencoder.model.config import Pooling, Similarity
+from jaxencoder.model.config import Pooling, Role, Similarity
 from jaxencoder.model.heads import pool
 from jaxencoder.model.sparse import SparseConfig
 from jaxencoder.model.vectors import unit
 
 _EPSILON = 1e-5  # torch's default, which no published module changes
+
+MODULES = "sentence"  # the name of the parameters of modules after pooling
+QUERY_TOWER = "query_tower"  # the name of the parameters, of all kinds, of a tower for queries
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "identity": lambda x: x,
@@ -127,6 +130,7 @@ class SentenceConfig:
     prompts: tuple[tuple[str, str], ...] = ()  # (name, text) of each; the text is put before every text to embed
     default_prompt: str | None = None
     similarity: Similarity = "cosine"  # compares two vectors
+    default_role: Role | None = None  # of a model with a tower for queries: of texts of which it is not said; else None
     sparse: SparseConfig | None = None  # of a sparse model, which has neither pooling, modules nor dimensions
 
     def size(self, hidden_size: int) -> int:

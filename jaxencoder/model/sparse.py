@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxencoder.kernels.pooled_scores import largest_scores, summed_scores
-from jaxencoder.model.config import EncoderConfig
+from jaxencoder.model.config import EncoderConfig, Role
 from jaxencoder.model.heads import MlmHead, output_table
 from jaxencoder.model.layers import apply
 
@@ -30,7 +30,7 @@ class SparseConfig:
     pooling: SparsePooling = "max"  # over the text's tokens, special tokens included
     saturation: Saturation = "log1p"  # log(1 + max(0, score)), once or twice
     queries: QueryVectors = "encoder"  # table: a query has the weight of each of its tokens, and no special tokens
-    default_role: Literal["query", "document"] = "document"  # of texts of which it is not said
+    default_role: Role = "document"  # of texts of which it is not said
     query_length: int | None = None  # most tokens of a query by the table; None for no limit
     max_active: int | None = None  # number of the largest entries of a vector to keep; None for all
 

@@ -10,8 +10,10 @@ import pytest
 
 from jaxencoder.api import Model
 from jaxencoder.checkpoints import sentence_transformers
+from jaxencoder.checkpoints.checkpoint import Checkpoint
 from jaxencoder.checkpoints.transformers import open_transformers, write_model
 from jaxencoder.checkpoints.weights import Weights, has_weights
+from jaxencoder.config import DataConfig, RunConfig
 from jaxencoder.config_io import save
 from jaxencoder.describe.inspect import Inspection, format_inspection, inspect
 from jaxencoder.families.published import Published, family_of
@@ -227,7 +229,8 @@ def test_a_sentence_folder(tokenizer, tmp_path: Path, no_reading) -> None:
     D = BERT.hidden_size
     settings = SentenceConfig(pooling=("mean", "max"), modules=(Dense(2 * D, 10),), normalize=True)
     arrays = {"0": {name: jax.numpy.zeros(shape) for name, shape in settings.modules[0].shapes().items()}}
-    sentence_transformers.write(tmp_path, settings, arrays, D, 20)
+    config = RunConfig(model=BERT, data=DataConfig(row_length=20))
+    sentence_transformers.write(tmp_path, Checkpoint(config, {"sentence": arrays}, tokenizer, sentence=settings))
     published_folder(tmp_path, dataclasses.replace(BERT, vocab_size=tokenizer.vocab_size), "pooler")
     tokenizer.save(tmp_path)
     actual = inspect(tmp_path)

@@ -4,8 +4,6 @@ from typing import Literal
 
 from jaxencoder.model.sentence import Dense, Module
 
-NAME = "sentence"  # of their parameters
-
 Activation = Literal["identity", "tanh"]
 
 

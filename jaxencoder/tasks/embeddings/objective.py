@@ -10,14 +10,14 @@ import jax.numpy as jnp
 
 from jaxencoder.model.config import ComputeConfig, EncoderConfig, Pooling
 from jaxencoder.model.encoder import Encoder, init_params
-from jaxencoder.model.sentence import Module, SentenceConfig, sentence_vectors
+from jaxencoder.model.sentence import MODULES, Module, SentenceConfig, sentence_vectors
 from jaxencoder.objectives.objective import Batch, Metrics, Objective, Params, Vocabulary, encode, terms
 from jaxencoder.tasks.embeddings.compared_texts import ComparedTexts, is_anchor, ranking_accuracy
 from jaxencoder.tasks.embeddings.matryoshka import matryoshka
-from jaxencoder.tasks.embeddings.modules import NAME as MODULES
 from jaxencoder.tasks.embeddings.modules import Activation, with_projection
 from jaxencoder.tasks.embeddings.parts import in_parts
 from jaxencoder.tasks.embeddings.spread import global_orthogonality
+from jaxencoder.tasks.embeddings.towers import Towers, with_query_tower
 from jaxencoder.tasks.task import Network, TrainingLabels
 from jaxencoder.text.buckets import prompt_tokens
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
@@ -40,6 +40,9 @@ class Embeddings(ComparedTexts):
     """What follows this layer."""
     modules: tuple[Module, ...] = ()
     """Layers after the pooling, all trained. Empty: as init_from has them, or the one of `projection`."""
+    towers: Towers = "shared"
+    """One encoder for all texts (shared), or one for anchors and one for the other texts (separate), which takes twice
+    the time and memory; both start from init_from. Separate if init_from has two."""
     normalize: bool = False
     """Scale the vectors to length 1, also where they are used later. True if init_from does so."""
     dimensions: tuple[int, ...] = ()
@@ -77,14 +80,17 @@ class Embeddings(ComparedTexts):
 
     @property
     def sentence(self) -> SentenceConfig:
-        poolings, similarity = (self.pooling or "mean", *self.more_poolings), self.similarity or "cosine"
+        poolings: tuple[Pooling, ...] = (self.pooling or "mean", *self.more_poolings)
+        similarity = self.similarity or "cosine"
         names = zip(("query", "document"), self.prompts, strict=True)
         more = zip(self.other_prompts[::2], self.other_prompts[1::2], strict=True)
-        prompts = tuple((name, text) for name, text in (*names, *more) if text)
+        is_separate = self.towers == "separate"  # then the names of prompts tell the towers apart
+        prompts = tuple((name, text) for name, text in (*names, *more) if text or is_separate)
         query, document = self.prompts
         default = "query" if query and query == document else None  # one prompt for all texts
         settings = {"prompts": prompts, "default_prompt": default, "include_prompt": self.include_prompt}
         settings |= {"modules": self.modules, "normalize": self.normalize}
+        settings |= {"default_role": "document" if is_separate else None}
         return SentenceConfig(poolings, similarity=similarity, **settings)
 
     @property
@@ -108,7 +114,8 @@ class Embeddings(ComparedTexts):
             dropout_key = jax.random.fold_in(key, 1) if train else None
             return sentence_vectors(settings, layers, hidden, batch["segment_ids"], texts, skip, key=dropout_key)
 
-        return init, in_parts(embed, self.parts)
+        network = with_query_tower((init, embed)) if self.towers == "separate" else (init, embed)
+        return network[0], in_parts(network[1], self.parts)
 
     def build(self, encoder: EncoderConfig, compute: ComputeConfig, vocabulary: Vocabulary) -> Objective:
         objective = super().build(encoder, compute, vocabulary)
@@ -155,9 +162,13 @@ class Embeddings(ComparedTexts):
             pooling=self.pooling or pooling,
             more_poolings=self.more_poolings if self.pooling else tuple(more_poolings),
             modules=self.modules or sentence.modules,
+            towers="separate" if sentence.default_role else self.towers,
             similarity=self.similarity or sentence.similarity,
             normalize=self.normalize or sentence.normalize,
         )
+
+    def flops(self, encoder: EncoderConfig, row_length: int) -> float:
+        return super().flops(encoder, row_length) * (2 if self.towers == "separate" else 1)
 
     def for_encoder(self, encoder: EncoderConfig) -> Self:
         modules = self.modules

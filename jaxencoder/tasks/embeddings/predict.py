@@ -47,6 +47,7 @@ def text_vectors(
     if not isinstance(objective, Embeddings):
         raise ValueError("this model was not trained for embeddings; fine-tune it with the objective Embeddings")
     prompt = objective.prompts[0 if is_query else 1]
+    model = model.queries if is_query and model.queries is not None else model
     ids, truncated = tokenize(model.tokenizer, texts, limit, prompt)
     warn_truncated(truncated, len(texts), limit)
     size = objective.sentence.size(model.config.model.hidden_size)
@@ -97,7 +98,8 @@ def evaluate_embeddings(model: TaskModel, source: str | None = None) -> Evaluati
     vectors, gold = text_vectors(model, list(rows)), np.array(scores)
     sentence, has_prompts = objective.sentence, isinstance(objective, ComparedTexts) and any(objective.prompts)
     similarity, anchors = sentence.similarity, vectors
-    if has_prompts or (sentence.sparse is not None and sentence.sparse.queries == "table"):
+    has_table = sentence.sparse is not None and sentence.sparse.queries == "table"
+    if has_prompts or has_table or sentence.default_role is not None:
         anchors = text_vectors(model, list(rows), is_query=True)
     has_score = ~np.isnan(gold)
     if not has_score.any():

@@ -7,11 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxencoder.model.config import ComputeConfig, EncoderConfig
+from jaxencoder.model.config import ComputeConfig, EncoderConfig, Role
 from jaxencoder.model.multi_vector import (
     MultiVectorConfig,
     QueryExpansion,
-    Role,
     expansion_tokens,
     max_similarities,
     token_vectors,
