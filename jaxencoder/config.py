@@ -126,7 +126,8 @@ def check_positions(config: RunConfig) -> None:
             advice = f"shorten --data.row-length to {model.max_length}, or make the model longer with jaxencoder extend"
         if config.schema.limits_texts:
             advice = f"set --data.text-length to {model.max_length}"
-        raise ValueError(f"data.row_length is {length}, but the model has only {model.max_length} positions; {advice}")
+        name = "text_length" if config.schema.limits_texts and config.data.text_length else "row_length"
+        raise ValueError(f"data.{name} is {length}, but the model has only {model.max_length} positions; {advice}")
 
 
 def _check_types_and_name(config: RunConfig) -> None:

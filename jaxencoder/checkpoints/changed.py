@@ -24,12 +24,12 @@ def changed(model: M, architecture: EncoderConfig, encoder: Mapping[str, Any], r
     """The model with another architecture and the encoder parameters for it.
 
     It stays `published` only if its family's config.json can hold the architecture, or, for RoBERTa's relatives with
-    global tokens, Longformer's. `row_length` replaces that of the data.
+    global tokens, Longformer's. `row_length` replaces that of the data, and the limit on its texts.
     """
     if model.queries is not None:
         raise ValueError("the model has an encoder for queries and one for documents, which are not changed together")
     config, data = model.config, model.config.data
-    data = dataclasses.replace(data, row_length=row_length) if row_length else data
+    data = dataclasses.replace(data, row_length=row_length, text_length=0) if row_length else data
     config = dataclasses.replace(config, model=architecture, data=data, phases=())
     params, published = model.params | {"encoder": encoder}, _published(model, architecture)
     return dataclasses.replace(model, config=config, params=params, published=published, generator=None, base=None)

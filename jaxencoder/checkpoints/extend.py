@@ -72,9 +72,9 @@ def extended(
             already, or a length, factor or window out of range.
     """
     config = model.config
-    row_length = max(part.data.row_length for part in config.phase_configs)
-    # Tokens of the longest row in training; for a published model, those of its config.json.
-    trained = config.model.max_length if model.published else min(config.model.max_length, row_length)
+    longest = max(part.data.text_limit for part in config.phase_configs)
+    # Tokens of the longest text in training; for a published model, those of its config.json.
+    trained = config.model.max_length if model.published else min(config.model.max_length, longest)
     if max_length <= trained:
         raise ValueError(f"max_length is {max_length}, but the model was trained on {trained} tokens; give more")
     _check(config.model, method, factor)

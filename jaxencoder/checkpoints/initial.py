@@ -249,10 +249,10 @@ def with_architecture(config: RunConfig, model: EncoderConfig) -> RunConfig:
             )
     kept = {name: getattr(config.model, name) for name in ("dropout", "attention_dropout", *bottleneck)}
     config = dataclasses.replace(config, model=dataclasses.replace(model, **kept))
-    if config.schema.limits_texts and model.positions == "learned":
-        data = dataclasses.replace(config.data, text_length=min(config.data.text_limit, model.max_length))
-        config = dataclasses.replace(config, data=data)
-    elif config.is_supervised and model.positions == "learned":
+    is_longer = model.positions == "learned" and _longest_text(config) > model.max_length
+    if is_longer and config.schema.limits_texts:
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, text_length=model.max_length))
+    elif is_longer and config.is_supervised:
         data, *phases = (
             dataclasses.replace(part, row_length=min(part.row_length, model.max_length))
             for part in (config.data, *config.phases)
@@ -272,8 +272,14 @@ def with_architecture(config: RunConfig, model: EncoderConfig) -> RunConfig:
 
 
 def row_length_note(requested: RunConfig, config: RunConfig) -> str:
-    """One line on rows that `with_architecture` has shortened; empty if it has not."""
-    before, after = (max(x.data.row_length for x in (run, *run.phase_configs)) for run in (requested, config))
+    """One line on rows, or texts in them, that `with_architecture` has shortened; empty if it has not."""
+    before, after = _longest_text(requested), _longest_text(config)
     if before == after:
         return ""
-    return f"Rows of at most {after} tokens, not {before}: {config.init_from} has no more positions"
+    kind = "Texts" if config.schema.limits_texts else "Rows"
+    return f"{kind} of at most {after} tokens, not {before}: {config.init_from} has no more positions"
+
+
+def _longest_text(config: RunConfig) -> int:
+    """The limit on the tokens of a text, or of a pair of texts, in any phase."""
+    return max(run.data.text_limit for run in (config, *config.phase_configs))

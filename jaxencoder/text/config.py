@@ -135,8 +135,9 @@ class DataConfig:
     row_length: int = 128
     """Tokens per row, special tokens and padding included."""
     text_length: int = 0
-    """Most tokens of a query with a document in reranking, whose rows hold several and may be longer than the model's
-    positions. 0: a row, or the positions of init_from if these are fewer."""
+    """Most tokens of a text in training of embeddings, or of a query with a document in reranking. Their rows hold
+    several texts and may be longer than the model's positions. 0: a row, or the positions of init_from if these are
+    fewer."""
     packing: bool = True
     """Put several documents in one row; attention never crosses them. Off: one document per row."""
     cache: str = ""

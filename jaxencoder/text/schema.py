@@ -70,7 +70,7 @@ class Schema:
         if data.labels and not self.names_classes:
             raise ValueError(f"data.labels is {', '.join(data.labels)}, but the task has no classes; leave it out")
         if data.text_length and not self.limits_texts:
-            problem = f"data.text_length is {data.text_length}, which is for reranking"
+            problem = f"data.text_length is {data.text_length}, which is for embeddings and reranking"
             raise ValueError(f"{problem}; set data.row_length, and leave it out")
         if data.overlap != OVERLAP and data.long_texts != "windows" and not self.overlaps:
             problem = f"data.overlap is {data.overlap}, but no text is split into pieces that overlap"

@@ -13,7 +13,7 @@ from jaxencoder.checkpoints.extend import extend, extended
 from jaxencoder.checkpoints.initial import initial_params, open_initial_model, with_architecture
 from jaxencoder.checkpoints.run import write_run
 from jaxencoder.cli.main import main
-from jaxencoder.config import RunConfig
+from jaxencoder.config import Embeddings, RunConfig
 from jaxencoder.training.config import Phase, TrainingConfig
 from tests.inference.published import published, torch_outputs
 from tests.model.examples import assert_trees_close
@@ -91,6 +91,17 @@ def test_the_longest_rows_of_all_phases_count(short) -> None:
     table = embedding(model)[:48]
     np.testing.assert_array_equal(embedding(longer), np.concatenate([table, table[1:]]))
     assert longer.config.phases == () and longer.max_length == 95
+
+
+def test_the_texts_of_a_row_count(short) -> None:
+    config = short["learned"].config
+    data = dataclasses.replace(config.data, pair_field="positive", row_length=96, text_length=24)
+    config = dataclasses.replace(config, data=data, objective=Embeddings())
+    model = dataclasses.replace(short["learned"], config=config)
+    longer = extended(model, 47, "tile")
+    table = embedding(model)[:24]
+    np.testing.assert_array_equal(embedding(longer), np.concatenate([table, table[1:]]))
+    assert longer.max_length == 47
 
 
 def test_architectures(short) -> None:

@@ -143,6 +143,19 @@ def test_a_recipe_that_starts_from_a_run(make_model, tmp_path: Path) -> None:
     assert actual.length == longest and actual.notes[0] == expected
 
 
+def test_rows_longer_than_the_positions(make_model, tmp_path: Path) -> None:
+    """Of embeddings only the texts are shortened."""
+    source = run_folder(tmp_path / "run", make_model())
+    path = recipe(tmp_path, 'objective=Embeddings(), data=DataConfig(pair_field="positive", row_length=96)')
+    words = ["--init-from", str(source)]
+    actual = inspect(path, overrides=words)
+    longest = actual.settings["max_length"]
+    expected = f"Texts of at most {longest} tokens, not 96: {source} has no more positions"
+    assert actual.length == 96 and actual.notes[0] == expected
+    limited = inspect(path, overrides=[*words, "--data.text-length", "9"])
+    assert limited.length == 96 and not any("Texts" in note for note in limited.notes)
+
+
 def test_bytes_on_each_device(make_model, tmp_path: Path) -> None:
     folder = run_folder(tmp_path / "run", make_model(num_heads=4, vocab_size=128))
     actual = inspect(folder, {"data": 3, "fsdp": 2, "tensor": 4})

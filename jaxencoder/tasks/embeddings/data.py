@@ -38,6 +38,7 @@ class EmbeddingSchema(Schema):
     label_names = ("score", "similarity_score", "similarity", "label")
     names_classes = False
     needs_labels = False
+    limits_texts = True
     reads_all_fields = True  # the negatives are fields that no setting names
 
     def __init__(self, prompts: tuple[str, str] = ("", "")):
@@ -68,10 +69,11 @@ class EmbeddingSchema(Schema):
         first, other = self._prompts
         texts = [[first + e.texts[0], *(other + text for text in e.texts[1])] for e in examples]
         flat_texts = [text for group in texts for text in group]
-        groups, _ = grouped(tokenizer, flat_texts, None, [len(group) for group in texts], data.row_length)
+        sizes = [len(group) for group in texts]
+        groups, _ = grouped(tokenizer, flat_texts, None, sizes, data.row_length, data.text_limit)
         labels = [(i, label) for example in examples for i, label in enumerate(example.label)]
         ids = [encoding.ids for group in groups for encoding in group]
-        return Pieces.of(tokenizer, ids, labels=labels, groups=[len(group) for group in groups])
+        return Pieces.of(tokenizer, ids, labels=labels, groups=sizes)
 
 
 def has_negatives(names: Iterable[str]) -> bool:

@@ -100,7 +100,7 @@ class Embeddings(ComparedTexts):
 
     def network(self, encoder: EncoderConfig, compute: ComputeConfig) -> Network:
         """Scores are the vectors [B, E, D] float32 of the texts of each row."""
-        module, settings = Encoder(encoder, compute), self.for_encoder(encoder).sentence
+        module, settings = Encoder(encoder, compute, long_rows=True), self.for_encoder(encoder).sentence
 
         def init(key: jax.Array) -> Params:
             params = init_params(jax.random.split(key, 1), module, {})

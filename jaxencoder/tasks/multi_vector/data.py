@@ -38,15 +38,17 @@ class MultiVectorSchema(EmbeddingSchema):
         return schema_for(self.loss).encode_label(label, texts, labels, where)
 
     def encode(self, tokenizer: Tokenizer, examples: list[Example], data: DataConfig, has_pairs: bool) -> Pieces:
-        if data.row_length <= self.query_length:
-            problem = f"data.row_length is {data.row_length}, but queries have up to {self.query_length} tokens"
-            raise ValueError(f"{problem}; make rows longer, or set objective.query_length")
+        if data.row_length <= self.query_length or data.text_limit < self.query_length:
+            name = "row_length" if data.row_length <= self.query_length else "text_length"
+            problem = f"data.{name} is {getattr(data, name)}, but queries have up to {self.query_length} tokens"
+            raise ValueError(f"{problem}; make it longer, or set objective.query_length")
         queries = self.query_ids(tokenizer, [example.texts[0] for example in examples])
         documents = [[self.document_prompt + text for text in example.texts[1]] for example in examples]
         rooms = [data.row_length - len(query) for query in queries]
         sizes = [len(texts) for texts in documents]
         flat_texts = [text for texts in documents for text in texts]
-        groups, _ = grouped(tokenizer, flat_texts, None, sizes, rooms, self.document_length)
+        limit = min(self.document_length, data.text_limit)
+        groups, _ = grouped(tokenizer, flat_texts, None, sizes, rooms, limit)
         ids = [
             piece
             for query, group in zip(queries, groups, strict=True)

@@ -144,7 +144,7 @@ class MultiVectors(TaskObjective):
 
     def _network(self, encoder: EncoderConfig, compute: ComputeConfig, mask_id: int | None) -> Network:
         """Scores are the vectors [B, T, D] float32 of all tokens. No token attends to masks that fill up queries."""
-        module, settings = Encoder(encoder, compute), self.multi_vector(encoder)
+        module, settings = Encoder(encoder, compute, long_rows=True), self.multi_vector(encoder)
 
         def init(key: jax.Array) -> Params:
             key, projection_key = jax.random.split(key)

@@ -90,7 +90,7 @@ class SparseEmbeddings(ComparedTexts):
 
     def network(self, encoder: EncoderConfig, compute: ComputeConfig) -> Network:
         """Scores are the vectors [B, E, V] float32 of the texts of each row, all of them by the encoder."""
-        module, head, settings = Encoder(encoder, compute), MlmHead(encoder), self.sparse
+        module, head, settings = Encoder(encoder, compute, long_rows=True), MlmHead(encoder), self.sparse
 
         def init(key: jax.Array) -> Params:
             params = init_params(jax.random.split(key, 2), module, {"mlm_head": head})

@@ -91,6 +91,18 @@ def test_negatives(record, texts, tmp_path, tokenizer):
     assert [list(x) for x in ids] == [x.ids.tolist() for x in tokenizer.encode_batch(texts)] and np.isnan(score)
 
 
+def test_texts_are_shorter_than_a_row(tmp_path, tokenizer):
+    """What does not fit into the row even so is truncated as without a limit, longest first."""
+    texts = ["alpha", *(" ".join(WORDS[:4] * n) for n in (3, 4, 5, 6))]
+    limited = [x.ids.tolist() for x in tokenizer.encode_batch(texts, max_length=12)]
+    assert len(limited[0]) < len(limited[1]) == 12
+    for row_length, kept in ((len(limited[0]) + 48, 12), (48, (48 - len(limited[0])) // 4)):
+        made = {"anchor": texts[0], "positive": texts[1], "negatives": texts[2:]}
+        data = config(tmp_path / "a.jsonl", [made], row_length=row_length, text_length=12)
+        ((ids, _),) = examples_of(prepare(data, tokenizer, "train", schema=SCHEMA)[0])
+        assert [list(x) for x in ids] == [x.ids.tolist() for x in tokenizer.encode_batch(texts, max_length=kept)]
+
+
 @pytest.mark.parametrize(
     ("record", "message"),
     [

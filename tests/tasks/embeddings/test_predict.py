@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 
 import jaxencoder
-from jaxencoder.config import DataConfig, Embeddings
+from jaxencoder.config import ComputeConfig, DataConfig, Embeddings, EncoderConfig, RunConfig, TokenizerConfig
 from jaxencoder.evaluation.evaluate import evaluate
 from jaxencoder.inference.predict import predict
+from jaxencoder.tasks.embeddings.compared_texts import examples
 from jaxencoder.tasks.embeddings.predict import ranking_metrics, text_vectors
-from tests.tasks.conftest import Trained, run_on_records, write_records
+from jaxencoder.training.setup import set_up
+from tests.tasks.conftest import Trained, run_on_records, untrained, write_records
 
 PROMPTS = {"query_prompt": "a: ", "document_prompt": "the river: ", "include_prompt": False}
 RIVERS = ["Elbe", "Spree", "Oder", "Rhine", "Main", "Isar"]
@@ -79,6 +81,37 @@ def test_sentence_transformers_opens_it(trained: Trained, tmp_path) -> None:
     np.testing.assert_allclose(theirs.encode_query(texts), model.embed(texts, prompt="query"), atol=1e-5)
     np.testing.assert_allclose(theirs.encode_document(texts), model.embed(texts, prompt="the river: "), atol=1e-5)
     np.testing.assert_array_equal(jaxencoder.load(tmp_path / "saved").embed(texts), model.embed(texts))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_rows_longer_than_the_positions(tmp_path) -> None:
+    """A batch has the vectors of sentence-transformers with max_seq_length, at which each text is truncated."""
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    random = np.random.default_rng(0)
+    texts = [" ".join(random.choice(RIVERS, 2 + 5 * i)) for i in range(4)]
+    record = {"anchor": texts[0], "positive": texts[1], "negatives": texts[2:]}
+    source = (write_records(tmp_path / "pairs.jsonl", [record] * 2),)
+    data = DataConfig(source, validation=source, text_field="anchor", pair_field="positive", workers=1)
+    data = dataclasses.replace(data, row_length=80, text_length=12, cache=str(tmp_path / "cache"))
+    size = {"num_layers": 1, "hidden_size": 32, "mlp_size": 32, "num_heads": 2, "max_length": 16}
+    config = RunConfig(
+        model=EncoderConfig(**size),
+        compute=ComputeConfig(dtype="float32"),
+        objective=Embeddings(),
+        tokenizer=TokenizerConfig(vocab_size=80),
+        data=data,
+    )
+    untrained(config, tmp_path / "run")
+    model = jaxencoder.load(tmp_path / "run")
+    model.save(tmp_path / "saved", format="sentence-transformers")
+    theirs = sentence_transformers.SentenceTransformer(str(tmp_path / "saved"), device="cpu")
+    assert model.max_length == theirs.max_seq_length == 12
+    setup = set_up(config, tmp_path / "other")
+    batch = setup.validation[0].read(np.arange(1))
+    vectors = jax.jit(setup.objective.scores, static_argnums=3)(model.params, batch, jax.random.key(0), False)
+    (example, *_), _, _ = examples(vectors, batch)
+    assert batch["token_ids"].shape == (1, 80) and np.bincount(batch["segment_ids"][0])[1:].max() == 12
+    np.testing.assert_allclose(example, theirs.encode(texts), atol=1e-5)
 
 
 def test_ranking_metrics() -> None:

@@ -1,5 +1,7 @@
 """Records as queries and documents, each with its own length."""
 
+from dataclasses import replace
+
 import pytest
 
 from jaxencoder.tasks.multi_vector.data import MultiVectorSchema
@@ -17,9 +19,9 @@ def tokenizer() -> Tokenizer:
     return train_tokenizer(["cat rome bread paris"] * 5, TokenizerConfig(vocab_size=80))
 
 
-def lengths(schema, tokenizer, *texts) -> list[list[int]]:
+def lengths(schema, tokenizer, *texts, data=DATA) -> list[list[int]]:
     """The lengths of the query and of the documents of each record."""
-    pieces = schema.encode(tokenizer, [Example(pair, [0.0] * 2, 0) for pair in texts], DATA, False)
+    pieces = schema.encode(tokenizer, [Example(pair, [0.0] * 2, 0) for pair in texts], data, False)
     sizes = iter(pieces.lengths.tolist())
     return [[next(sizes), next(sizes)] for _ in texts]
 
@@ -34,5 +36,13 @@ def test_a_document_has_the_room_that_its_own_query_leaves(tokenizer) -> None:
 def test_expanded_queries_have_one_length(tokenizer) -> None:
     schema = MultiVectorSchema(query_length=8, expands_queries=True)
     assert [query for query, _ in lengths(schema, tokenizer, SHORT, LONG)] == [8, 8]
-    with pytest.raises(ValueError, match="data.row_length is 16, but queries have up to 16 tokens; make rows longer"):
+    with pytest.raises(ValueError, match="data.row_length is 16, but queries have up to 16 tokens; make it longer"):
         lengths(MultiVectorSchema(query_length=16, expands_queries=True), tokenizer, SHORT)
+
+
+def test_texts_are_shorter_than_a_row(tokenizer) -> None:
+    data = replace(DATA, text_length=9)
+    ((_, document),) = lengths(MultiVectorSchema(query_length=6), tokenizer, SHORT, data=data)
+    assert document == 9
+    with pytest.raises(ValueError, match="data.text_length is 9, but queries have up to 12 tokens; make it longer"):
+        lengths(MultiVectorSchema(query_length=12), tokenizer, SHORT, data=data)

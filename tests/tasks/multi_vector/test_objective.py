@@ -139,6 +139,14 @@ def test_parts_and_rows_change_nothing(model) -> None:
     assert results[0][1]["accuracy"][1] == 8
 
 
+def test_rows_longer_than_the_positions(model) -> None:
+    encoder = dataclasses.replace(model.config.model, max_length=20)
+    config, _ = objective_of(model)
+    objective, batch = config.build(encoder, model.compute, model.tokenizer), batch_of(model, config, np.zeros((8, 2)))
+    params = jax.eval_shape(objective.init, KEY)
+    assert jax.eval_shape(partial(objective.scores, train=False), params, batch, KEY).shape == (ROWS, T, 8)
+
+
 def test_rows(model) -> None:
     """Queries have their full length; long documents are truncated to their own, and to the room of a row."""
     config, _ = objective_of(model)

@@ -95,7 +95,9 @@ def test_pairs_are_shorter_than_a_row(tmp_path, tokenizer: Tokenizer) -> None:
     ((long, short),) = lists_of(data, tokenizer)
     limited, unchanged = (tokenizer.encode_batch(["alpha"], [x], max_length=9)[0].ids for x in ("beta " * 30, "gamma"))
     assert (long[0], short[0]) == (limited.tolist(), unchanged.tolist()) and len(long[0]) == 9
-    with pytest.raises(ValueError, match="data.text_length is 9, which is for reranking; set data.row_length"):
+    with pytest.raises(
+        ValueError, match="text_length is 9, which is for embeddings and reranking; set data.row_length"
+    ):
         TEXTS.check(DataConfig(text_length=9))
 
 

@@ -145,6 +145,13 @@ def test_parts_and_groups_of_rows_change_nothing(pooling: str, parts: int, monke
     assert_close(loss_and_gradients(build(pooling=pooling, parts=parts), params, batch_of()), complete, 3e-6)
 
 
+def test_rows_longer_than_the_positions() -> None:
+    objective = build(dataclasses.replace(SMALL["bert"], max_length=9))
+    params = jax.eval_shape(objective.init, KEY)
+    vectors = jax.eval_shape(partial(objective.scores, train=False), params, batch_of(), KEY)
+    assert vectors.shape == (4, 6, BERT.vocab_size)
+
+
 def test_weights_grow_with_the_progress() -> None:
     objective, batch = SparseEmbeddings(query_weight=1.0, document_weight=0.0, regularizer="l1"), batch_of()
     vectors = np.random.default_rng(0).random((4, 6, 41), np.float32)
