@@ -17,6 +17,7 @@ from jaxencoder.checkpoints.changed import M, Written, changed, write_changed
 from jaxencoder.checkpoints.convert import check_new
 from jaxencoder.checkpoints.opening import open_checkpoint
 from jaxencoder.model.config import EncoderConfig
+from jaxencoder.tasks.embeddings.layers import LayerSettings
 
 
 def keep_layers(source: str | Path, folder: str | Path, layers: Sequence[int]) -> Written:
@@ -51,6 +52,10 @@ def with_layers(model: M, layers: Sequence[int]) -> M:
     config = model.config.model
     _check(config, layers)
     architecture = dataclasses.replace(config, num_layers=len(layers), **_pattern(config, layers))
+    objective = model.config.objective
+    if isinstance(objective, LayerSettings):
+        config_of_run = dataclasses.replace(model.config, objective=objective.without_layers())
+        model = dataclasses.replace(model, config=config_of_run)
     blocks = list(_blocks(config, model.params["encoder"]))
     encoder = {name: x for name, x in model.params["encoder"].items() if name not in ("layers", "last")}
     return changed(model, architecture, encoder | _stacked(architecture, [blocks[i] for i in layers]))

@@ -4,7 +4,7 @@ Post-norm is BERT's x = norm(x + f(x)); pre-norm is x = x + f(norm(x)) with one 
 (Xiong et al. 2020, arXiv:2002.04745); sandwich norm also normalizes f's output (Ding et al. 2021, arXiv:2105.13290).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -18,9 +18,11 @@ from jaxencoder.kernels.inputs import ATTENDED
 from jaxencoder.kernels.platform import platform
 from jaxencoder.model.attention import Attention
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
-from jaxencoder.model.layers import Bottleneck, Convolution, Embeddings, Mixture, Mlp, Norm, apply_norm
+from jaxencoder.model.layers import Bottleneck, Convolution, Embeddings, Mixture, Mlp, Norm, apply, apply_norm
 from jaxencoder.model.positions import DistanceEmbedding, RelativeBias, Table, alibi, rotary_table_for
 from jaxencoder.sharding import constrain
+
+_OUTPUTS = "intermediates"  # the collection of the layers' outputs, kept for `first_layers` only
 
 
 class LayerInputs(NamedTuple):
@@ -93,7 +95,8 @@ class Pattern(nn.Module):
         if len(repetitions) == 1:
             return once(self, x, repetitions[0])
         # ALBERT: every repetition has the same parameters, and its own dropout.
-        repeated = nn.scan(once, variable_broadcast="params", split_rngs={"params": False, "dropout": True})
+        options = {"variable_axes": {_OUTPUTS: 0}, "split_rngs": {"params": False, "dropout": True}}
+        repeated = nn.scan(once, variable_broadcast="params", **options)
         return repeated(self, x, repetitions)
 
     def blocks(self, x: jax.Array, repetition: jax.Array, inputs: LayerInputs) -> jax.Array:
@@ -111,6 +114,7 @@ class Pattern(nn.Module):
             if i == 0 and inputs.convolution is not None:  # DeBERTa-v2: norm(first layer's output + convolution)
                 term, norm = inputs.convolution
                 x = jnp.where(repetition == 0, apply_norm(self.config, norm, x + term), x)
+            self.sow(_OUTPUTS, f"output_{i}", x)
         return x
 
 
@@ -166,12 +170,13 @@ class Encoder(nn.Module):
             )
         embeddings = Embeddings(c, jnp.dtype(self.compute.dtype), name="embeddings")
         x = constrain(embeddings(token_ids, positions, token_type_ids, train, segment_ids))
+        self.sow(_OUTPUTS, "input", x)
         inputs = self._layer_inputs(x, segment_ids, positions, train)
         inputs = inputs._replace(global_slots=global_slots, key_segment_ids=key_segment_ids)
         if c.repeats:
             layers = nn.scan(
                 Pattern,
-                variable_axes={"params": 0},  # stacked
+                variable_axes={"params": 0, _OUTPUTS: 0},  # stacked
                 split_rngs={"params": True, "dropout": True},  # layers start and drop differently
                 in_axes=(0, nn.broadcast),  # pyright: ignore[reportArgumentType]  # flax declares one axis only
                 length=c.stack,
@@ -203,6 +208,35 @@ def _repetitions(c: EncoderConfig) -> np.ndarray:
     members = [[i for i, number in enumerate(sets) if number == row] for row in range(c.stack)]
     most = max(map(len, members))
     return np.array([row + [-1] * (most - len(row)) for row in members], np.int32)
+
+
+def first_layers(
+    module: Encoder, params: Mapping[str, Any], numbers: Sequence[int], *inputs: Any, **options: Any
+) -> jax.Array:
+    """The outputs [1 + K, B, T, D] of an encoder, and of those that have its first layers only, of these K numbers.
+
+    One without layers gives the embeddings of the tokens. A norm after the last layer follows in each of them.
+    """
+    if not numbers:
+        return jnp.expand_dims(apply(module, params, *inputs, **options), 0)
+    c, repetitions = module.config, _repetitions(module.config)
+    output, state = apply(module, params, *inputs, mutable=[_OUTPUTS], **options)
+    stored: Any = state[_OUTPUTS]
+
+    def of(number: int) -> jax.Array:
+        repetition, i = divmod(number - 1, len(c.windows))
+        if not number:
+            return stored["input"][0]
+        if repetition == c.repeats:
+            return stored["last"][f"output_{i}"][0]
+        row, position = np.argwhere(repetitions == repetition)[0]
+        of_row = stored["layers"][f"output_{i}"][0][row]
+        return of_row if repetitions.shape[1] == 1 else of_row[position]
+
+    def with_norm(x: jax.Array) -> jax.Array:
+        return x if c.norm_placement == "post" else apply_norm(c, params["final_norm"], x)
+
+    return jnp.stack([output, *(with_norm(of(number)) for number in numbers)])
 
 
 def init_params(keys: jax.Array, module: Encoder, heads: Mapping[str, nn.Module], *inputs: Any) -> dict[str, Any]:

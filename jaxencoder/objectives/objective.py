@@ -1,6 +1,6 @@
 """The interface of objectives: pure functions in a record, as in optax's transformations."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.cross_encoder import CrossEncoderConfig
-from jaxencoder.model.encoder import Encoder
+from jaxencoder.model.encoder import Encoder, first_layers
 from jaxencoder.model.flops import training_flops
 from jaxencoder.model.heads import HeadConfig
 from jaxencoder.model.layers import apply
@@ -129,6 +129,16 @@ def terms(metrics: Metrics, coefficients: Mapping[str, float]) -> tuple[jax.Arra
 
 def encode(module: Encoder, params: Params, batch: Batch, key: jax.Array, train: bool) -> jax.Array:
     """The encoder's output [B, T, D] for a batch, with dropout when `train`."""
+    return apply(module, params, *_encoder_inputs(batch, train), rngs={"dropout": key})
+
+
+def encode_layers(
+    module: Encoder, params: Params, layers: Sequence[int], batch: Batch, key: jax.Array, train: bool
+) -> jax.Array:
+    """The outputs [1 + K, B, T, D] of the encoder and of its first layers, of these numbers, see `first_layers`."""
+    return first_layers(module, params, layers, *_encoder_inputs(batch, train), rngs={"dropout": key})
+
+
+def _encoder_inputs(batch: Batch, train: bool) -> tuple[Any, ...]:
     inputs = (batch["token_ids"], batch["segment_ids"], batch["positions"], batch.get("token_type_ids"))
-    attended = (batch.get("global_slots"), batch.get("key_segment_ids"))
-    return apply(module, params, *inputs, train, *attended, rngs={"dropout": key})
+    return *inputs, train, batch.get("global_slots"), batch.get("key_segment_ids")

@@ -4,10 +4,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from jaxencoder.model.vectors import unit
-from jaxencoder.tasks.embeddings.vectors import Loss, zero_absent
+from jaxencoder.tasks.embeddings.vectors import Loss, sum_of_means, zero_absent
 
 
 def matryoshka(
@@ -50,10 +49,6 @@ def matryoshka(
             total, count = loss(unit(vectors[..., :dim]), mask, *arguments, **named)
             sums.append(total)
             counts.append(count)
-        # The counts differ where they depend on the distances, as those of `batch_all_triplet`.
-        greatest = jnp.stack(counts).max()
-        parts = zip(weights, sums, counts, strict=True)
-        scaled = [w * total * (greatest / jnp.maximum(count, 1)) for w, total, count in parts]
-        return jnp.stack(scaled).sum(), greatest
+        return sum_of_means(sums, counts, weights)
 
     return on_truncated

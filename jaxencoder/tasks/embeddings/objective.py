@@ -1,7 +1,7 @@
 """Embeddings on packed rows: each text becomes a vector, and the vectors of all texts of a batch are compared."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self, cast
 
@@ -11,8 +11,9 @@ import jax.numpy as jnp
 from jaxencoder.model.config import ComputeConfig, EncoderConfig, Pooling
 from jaxencoder.model.encoder import Encoder, init_params
 from jaxencoder.model.sentence import MODULES, Module, SentenceConfig, sentence_vectors
-from jaxencoder.objectives.objective import Batch, Metrics, Objective, Params, Vocabulary, encode, terms
-from jaxencoder.tasks.embeddings.compared_texts import ComparedTexts, is_anchor, ranking_accuracy
+from jaxencoder.objectives.objective import Batch, Metrics, Objective, Params, Vocabulary, encode_layers, mean, terms
+from jaxencoder.tasks.embeddings.compared_texts import ComparedTexts, examples, is_anchor, ranking_accuracy
+from jaxencoder.tasks.embeddings.layers import LayerSettings, layer_divergence, loss_of_layers
 from jaxencoder.tasks.embeddings.matryoshka import matryoshka
 from jaxencoder.tasks.embeddings.modules import Activation, with_projection
 from jaxencoder.tasks.embeddings.parts import in_parts
@@ -23,10 +24,11 @@ from jaxencoder.text.buckets import prompt_tokens
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
 NO_PROMPT = "none"  # a value of the settings of prompts
+LAYERS = "layer_vectors"  # name in a batch of the vectors [L, B, E, D] of the first layers
 
 
 @dataclass(frozen=True)
-class Embeddings(ComparedTexts):
+class Embeddings(LayerSettings, ComparedTexts):
     """Settings of the training of embeddings; ValueError if one lies outside its range."""
 
     pooling: Literal["", Pooling] = ""
@@ -61,6 +63,7 @@ class Embeddings(ComparedTexts):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.check_layers()
         if "learned" in (self.pooling, *self.more_poolings):
             raise ValueError("objective.pooling is 'learned', which is for classifiers; give another pooling.")
         self.check_at_least({"spread": 0, "projection": 0})
@@ -100,6 +103,10 @@ class Embeddings(ComparedTexts):
 
     def network(self, encoder: EncoderConfig, compute: ComputeConfig) -> Network:
         """Scores are the vectors [B, E, D] float32 of the texts of each row."""
+        return self.network_of_layers(encoder, compute, ())
+
+    def network_of_layers(self, encoder: EncoderConfig, compute: ComputeConfig, numbers: Sequence[int]) -> Network:
+        """Scores are the vectors [B, E, (1 + K) D] float32 of the model, then of its first layers, of K numbers."""
         module, settings = Encoder(encoder, compute, long_rows=True), self.for_encoder(encoder).sentence
 
         def init(key: jax.Array) -> Params:
@@ -108,17 +115,20 @@ class Embeddings(ComparedTexts):
             return params | ({MODULES: layers} if layers else {})
 
         def embed(params: Params, batch: Batch, key: jax.Array, train: bool) -> jax.Array:
-            hidden, skipped = encode(module, params["encoder"], batch, key, train), batch.get("skipped")
-            skip = None if skipped is None else skipped[..., None]
-            texts, layers = batch["labels"].shape[1], params.get(MODULES, {})
+            outputs = encode_layers(module, params["encoder"], numbers, batch, key, train)  # [1 + K, B, T, D]
+            skip = None if (skipped := batch.get("skipped")) is None else skipped[..., None]
+            layers, rest = params.get(MODULES, {}), (batch["segment_ids"], batch["labels"].shape[1], skip)
             dropout_key = jax.random.fold_in(key, 1) if train else None
-            return sentence_vectors(settings, layers, hidden, batch["segment_ids"], texts, skip, key=dropout_key)
+            vectors = [sentence_vectors(settings, layers, hidden, *rest, key=dropout_key) for hidden in outputs]
+            return jnp.concatenate(vectors, -1)
 
         network = with_query_tower((init, embed)) if self.towers == "separate" else (init, embed)
         return network[0], in_parts(network[1], self.parts)
 
     def build(self, encoder: EncoderConfig, compute: ComputeConfig, vocabulary: Vocabulary) -> Objective:
         objective = super().build(encoder, compute, vocabulary)
+        if self.layers:
+            objective = objective._replace(loss=self._loss_with_layers(encoder, compute))
         if self.include_prompt or not any(self.prompts):
             return objective
         tokenizer = cast(Tokenizer, vocabulary)
@@ -133,20 +143,45 @@ class Embeddings(ComparedTexts):
         assert objective.scores is not None  # the objectives of tasks have them
         return objective._replace(loss=skipping(objective.loss), scores=skipping(objective.scores))
 
+    def _loss_with_layers(self, encoder: EncoderConfig, compute: ComputeConfig) -> Callable[..., Any]:
+        """The function `loss` of an objective that trains the first layers too."""
+        self.check_model(encoder.num_layers)
+        _, embed = self.network_of_layers(encoder, compute, self.layers)
+
+        def loss(params: Params, batch: Batch, key: jax.Array, train: bool) -> tuple[jax.Array, Metrics]:
+            vectors = jnp.stack(jnp.split(embed(params, batch, key, train), 1 + len(self.layers), -1))
+            # An evaluation takes all of them.
+            of_layers = self.drawn_layers(vectors[1:], jax.random.fold_in(key, 3)) if train else vectors[1:]
+            metrics = self.metrics(vectors[0], batch | {LAYERS: of_layers})
+            return mean(metrics), metrics
+
+        return loss
+
     def metrics(self, scores: jax.Array, batch: Batch) -> Metrics:
         """Loss and accuracy: the anchors to which no text of the batch but anchors is as similar as the positive.
 
-        With `spread` the loss is the sum of pair_loss and `spread` times spread_loss.
+        With `spread` and `layers` the loss is the sum of pair_loss and others, times their factors.
         """
         vectors, mask, labels = self.examples(scores, batch)
         similarity, loss = self.sentence.similarity, self.pair_loss()
         if self.dimensions:
             loss = matryoshka(loss, self.dimensions)
         metrics = {"loss": loss(vectors, mask, labels), "accuracy": ranking_accuracy(vectors, mask, similarity)}
+        factors = {"pair_loss": 1.0}
         if self.spread:
-            metrics["pair_loss"] = metrics["loss"]
             metrics["spread_loss"] = global_orthogonality(vectors, mask, similarity=similarity)
-            metrics["loss"] = terms(metrics, {"pair_loss": 1.0, "spread_loss": self.spread})
+            factors["spread_loss"] = self.spread
+        if LAYERS in batch:
+            of_layers = jax.vmap(lambda x: examples(x, batch)[0])(batch[LAYERS])  # [L, N, C, D]
+            temperature, count = self.layer_temperature, self.layers_per_step or len(self.layers)
+            metrics["layer_loss"] = loss_of_layers(loss, of_layers, mask, labels)
+            metrics["layer_divergence"] = layer_divergence(of_layers, vectors, mask, temperature=temperature)
+            factors["layer_loss"] = self.layer_weight
+            # As many layers as in an update, where there are all of them.
+            factors["layer_divergence"] = self.layer_divergence_weight * temperature * count / len(of_layers)
+        if len(factors) > 1:
+            metrics["pair_loss"] = metrics["loss"]
+            metrics["loss"] = terms(metrics, factors)
         return metrics
 
     def started_from(self, sentence: SentenceConfig) -> Self:

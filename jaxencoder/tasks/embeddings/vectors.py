@@ -1,6 +1,6 @@
 """Similarities and distances of vectors for losses: float32, with finite gradients at zero and at equal vectors."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import get_args
 
 import jax
@@ -122,6 +122,17 @@ def masked_log_softmax(scores: jax.Array, mask: jax.Array) -> jax.Array:
 def masked_sum(values: jax.Array, mask: jax.Array) -> Loss:
     """The sum of the values of `mask`, and their number."""
     return jnp.where(mask, values, 0).sum(), mask.sum().astype(jnp.float32)
+
+
+def sum_of_means(sums: Sequence[jax.Array], counts: Sequence[jax.Array], weights: Sequence[float]) -> Loss:
+    """The loss whose mean is the weighted sum of the means of several, and whose weight is the greatest of theirs.
+
+    The weights of losses of the same batch differ where they depend on the distances, as of `batch_all_triplet`.
+    """
+    greatest = jnp.stack(counts).max()
+    parts = zip(weights, sums, counts, strict=True)
+    scaled = [weight * total * (greatest / jnp.maximum(count, 1)) for weight, total, count in parts]
+    return jnp.stack(scaled).sum(), greatest
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
