@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
-from jaxencoder.model.encoder import Encoder
+from jaxencoder.model.encoder import Encoder, first_layers
 from jaxencoder.model.heads import MlmHead
 from jaxencoder.objectives import mlm as mlm_module
 from jaxencoder.objectives.mlm import Masked
@@ -42,6 +42,20 @@ def init(config: EncoderConfig, seed: int = 0) -> dict:
 def random_params(config: EncoderConfig) -> dict:
     one = jnp.ones((1, 1), jnp.int32)
     return examples.linen_params(Encoder(config, FLOAT32), one, one, one * 0)
+
+
+def test_first_layers_of_shared_sets() -> None:
+    """Three layers of two sets, of which the first two have one."""
+    config = dataclasses.replace(BERT, num_layers=3, num_layer_groups=2)
+    params, batch = random_params(config), rows([[T], [20, 9]], T)
+    first = params | {"layers": jax.tree.map(operator.itemgetter(slice(1)), params["layers"])}
+    smaller = dataclasses.replace(config, num_layers=2, num_layer_groups=1)
+    inputs = (batch["token_ids"], batch["segment_ids"], batch["positions"])
+    outputs = jax.jit(lambda x: first_layers(Encoder(config, FLOAT32), x, (2, 0), *inputs))(params)
+    expected = [encode(config, params, batch), encode(smaller, first, batch)]
+    is_token = batch["segment_ids"] > 0
+    for actual, of_model in zip(outputs[:2], expected, strict=True):
+        np.testing.assert_allclose(actual[is_token], of_model[is_token], atol=1e-5)
 
 
 @pytest.mark.parametrize("family", ["bert", "modernbert"])
