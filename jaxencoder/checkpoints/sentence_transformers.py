@@ -6,7 +6,7 @@ documents: two towers, which may share some.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, get_args
@@ -204,7 +204,7 @@ def write(folder: Path, model: Checkpoint) -> list[tuple[Checkpoint, Path]]:
     interrupted save must not look like a folder of transformers, which would give other vectors. ValueError for
     settings that sentence-transformers does not have.
     """
-    towers = {} if model.queries is None else {"query": model.queries, "document": model}
+    towers: dict[Role, Checkpoint] = {} if model.queries is None else {"query": model.queries, "document": model}
     for tower in towers.values() or (model,):
         _check_writable(tower)
     start_folder(folder)
@@ -216,22 +216,20 @@ def write(folder: Path, model: Checkpoint) -> list[tuple[Checkpoint, Path]]:
         "similarity_fn_name": settings.similarity,
     }
     write_json(folder / SETTINGS_FILE, stored | ({"truncate_dim": d} if (d := settings.dimensions) else {}))
-    if not towers:
-        write_modules(folder, _write_contents(folder, model))
-        return [(model, folder)]
-    classes: dict[Role, dict[str, str]] = {
-        role: _write_contents(folder, towers[role], f"{role}_") for role in get_args(Role)
-    }
-    first = {role: next(iter(classes[role])) for role in classes}
-    encoders = [(tower, folder / first[role]) for role, tower in towers.items()]
-    if towers["query"].params["encoder"] is model.params["encoder"]:  # one encoder, in the folder of the first route
-        (folder / first["document"] / TRANSFORMER_FILE).unlink()
-        (folder / first["document"]).rmdir()
-        (_, *others), encoders = classes["document"].items(), encoders[:1]
-        classes["document"] = {first["query"]: _class_of("Transformer")} | dict(others)
-    write_routes(folder, classes, settings.default_role or "document")
+    if towers:
+        return _write_towers(folder, towers, settings.default_role or "document")
+    write_modules(folder, _write_contents(folder, model))
+    return [(model, folder)]
+
+
+def _write_towers(folder: Path, towers: Mapping[Role, Checkpoint], default_role: Role) -> list[tuple[Checkpoint, Path]]:
+    """Write a Router and all modules of its routes but their encoders, which are returned with their folders."""
+    is_shared = towers["query"].params["encoder"] is towers["document"].params["encoder"]
+    names = {role: f"{'query' if is_shared else role}_0_Transformer" for role in towers}
+    classes = {role: _write_contents(folder, tower, names[role], f"{role}_") for role, tower in towers.items()}
+    write_routes(folder, classes, default_role)
     write_modules(folder, {"": _class_of("Router")})
-    return encoders
+    return list({names[role]: (tower, folder / names[role]) for role, tower in towers.items()}.values())
 
 
 def _check_writable(model: Checkpoint) -> None:
@@ -243,11 +241,13 @@ def _check_writable(model: Checkpoint) -> None:
     model.sentence.size(model.config.model.hidden_size)
 
 
-def _write_contents(folder: Path, model: Checkpoint, prefix: str = "") -> dict[str, str]:
-    """Write all modules of an encoder but itself; return their classes by folder, of which `prefix` begins the name."""
-    settings, params = model.sentence, model.params.get(MODULES, {})
-    paths = {f"{prefix}0_Transformer" if prefix else "": "Transformer", f"{prefix}1_Pooling": "Pooling"}
-    transformer, pooling = paths
+def _write_contents(folder: Path, model: Checkpoint, transformer: str = "", prefix: str = "") -> dict[str, str]:
+    """Write the files of an encoder's folder and of all modules after it; return their classes by folder.
+
+    Names of the modules' folders begin with `prefix`; that of the encoder is `transformer`.
+    """
+    settings, params, pooling = model.sentence, model.params.get(MODULES, {}), f"{prefix}1_Pooling"
+    paths = {transformer: "Transformer", pooling: "Pooling"}
     write_json(folder / transformer / TRANSFORMER_FILE, {"max_seq_length": model.max_length, "do_lower_case": False})
     modes = pooling_modes(settings.pooling)
     write_pooling(folder / pooling, model.config.model.hidden_size, modes, settings.include_prompt)
