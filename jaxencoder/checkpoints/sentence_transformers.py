@@ -137,12 +137,11 @@ def query_tower(folder: Path, documents: Checkpoint) -> Params:
     encoder = documents
     if queries.transformer != contents.transformer:
         encoder = open_transformers(queries.transformer)
-        pairs = {
-            "encoders": (encoder.config.model, documents.config.model),
-            "tokenizers": [model.tokenizer and model.tokenizer.fingerprint for model in (encoder, documents)],
-        }
-        if different := next((name for name, (a, b) in pairs.items() if a != b), None):
-            raise ValueError(f"{folder} has other {different} for queries than for documents, which cannot be trained")
+        if encoder.config.model != documents.config.model:
+            raise ValueError(f"{folder} has another encoder for queries than for documents, which cannot be trained")
+        fingerprints = [model.tokenizer and model.tokenizer.fingerprint for model in (encoder, documents)]
+        if fingerprints[0] != fingerprints[1] or queries.lowercase != contents.lowercase:
+            raise ValueError(f"{folder} has another tokenizer for queries than for documents, which cannot be trained")
     if queries.settings != contents.settings:
         raise ValueError(f"{folder} has other modules after the encoder of queries, which cannot be trained")
     modules = {MODULES: queries.params} if queries.params else {}

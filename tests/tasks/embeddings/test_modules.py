@@ -63,12 +63,10 @@ def test_gradients_equal_those_of_sentence_transformers(tmp_path: Path) -> None:
 
 
 def test_dropout_is_active_in_training_only() -> None:
-    plain, dropped = (build(modules=(*x, Dense(D, 4))) for x in ((Dropout(0.0),), (Dropout(0.5),)))
-    params, batch = randomized_params(plain.init), batch_of()
-    same, other = ([x.scores(params, batch, KEY, train) for x in (plain, dropped)] for train in (False, True))
-    np.testing.assert_array_equal(*same)
-    assert np.abs(other[0] - other[1]).max() > 0.01
-    np.testing.assert_allclose(other[0], same[0], atol=1e-6)
+    objective = build(modules=(Dropout(0.5),))
+    scores, params = jax.jit(objective.scores, static_argnums=3), randomized_params(objective.init)
+    zeros = [float((scores(params, batch_of(), KEY, train)[3] == 0).mean()) for train in (False, True)]
+    assert zeros[0] == 0 and 0.3 < zeros[1] < 0.7
 
 
 def test_a_folder_is_trained_and_written_back(tmp_path: Path) -> None:
