@@ -23,6 +23,7 @@ from jaxencoder.checkpoints.weights import read_tensors, write_tensors
 from jaxencoder.config import RunConfig
 from jaxencoder.config_io import save
 from jaxencoder.families.roberta import PADDING_POSITION
+from jaxencoder.model.sentence import QUERY_TOWER
 from jaxencoder.objectives.objective import Params
 from jaxencoder.parameters import flatten, set_path
 from jaxencoder.training.layerwise import trainable_mask
@@ -54,6 +55,9 @@ def trained_adapter(run: Path) -> Adapter:
             f"{run} did not start from a model, so it is no adapter of a base; write it with --to transformers"
         )
     number, params = read_params(run, config)
+    if QUERY_TOWER in params:
+        problem = f"{run} has an encoder for queries and one for documents, and an adapter is of one encoder"
+        raise ValueError(f"{problem}; write it with --to sentence-transformers")
     config = config.at_step(number)
     patterns = config.trainable_patterns
     trainable = flatten(trainable_mask(patterns)(params)) if patterns else {}

@@ -224,8 +224,10 @@ def write(folder: Path, model: Checkpoint) -> list[tuple[Checkpoint, Path]]:
 def _write_towers(folder: Path, towers: Mapping[Role, Checkpoint], default_role: Role) -> list[tuple[Checkpoint, Path]]:
     """Write a Router and all modules of its routes but their encoders, which are returned with their folders."""
     is_shared = towers["query"].params["encoder"] is towers["document"].params["encoder"]
-    names = {role: f"{'query' if is_shared else role}_0_Transformer" for role in towers}
-    classes = {role: _write_contents(folder, tower, names[role], f"{role}_") for role, tower in towers.items()}
+    names: dict[Role, str] = {role: f"{'query' if is_shared else role}_0_Transformer" for role in towers}
+    classes: dict[Role, dict[str, str]] = {
+        role: _write_contents(folder, tower, names[role], f"{role}_") for role, tower in towers.items()
+    }
     write_routes(folder, classes, default_role)
     write_modules(folder, {"": _class_of("Router")})
     return list({names[role]: (tower, folder / names[role]) for role, tower in towers.items()}.values())

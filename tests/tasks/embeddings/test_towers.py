@@ -8,6 +8,7 @@ import pytest
 
 import jaxencoder
 from jaxencoder.adapters.lora import LoraConfig
+from jaxencoder.checkpoints.adapter import trained_adapter
 from jaxencoder.checkpoints.initial import initial_params, open_initial_model
 from jaxencoder.config import DataConfig, Embeddings, RunConfig
 from jaxencoder.evaluation.evaluate import evaluate
@@ -65,6 +66,8 @@ def test_a_run(tmp_path: Path) -> None:
     theirs = sentence_transformers.SentenceTransformer(str(tmp_path / "saved"), device="cpu")
     np.testing.assert_allclose(theirs.encode_query(SHORT), queries, atol=1e-5)
     np.testing.assert_allclose(theirs.encode_document(SHORT), documents, atol=1e-5)
+    with pytest.raises(ValueError, match="one for documents, and an adapter is of one encoder; write it with --to"):
+        trained_adapter(run)
     for start in (run, tmp_path / "saved"):
         sentence = open_initial_model(str(start)).sentence
         later = Embeddings().started_from(sentence)
