@@ -22,6 +22,7 @@ from jaxencoder.checkpoints.task_adapters import task_names
 from jaxencoder.checkpoints.transformers import open_transformers
 from jaxencoder.checkpoints.weights import has_weights
 from jaxencoder.config import RunConfig
+from jaxencoder.model.sentence import QUERY_TOWER
 from jaxencoder.objectives.objective import Params
 from jaxencoder.tasks.task import TaskObjective
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
@@ -108,7 +109,8 @@ def _trained(
     objective = config.build(PlaceholderVocabulary(config.model.vocab_size))
     shapes = jax.eval_shape(objective.init, jax.random.key(0))
     settings = dataclasses.asdict(config.objective)
-    heads = {name: {} if name == "mlm_head" else settings for name in shapes if name not in ("encoder", LORA)}
+    names = (name for name in shapes if name not in ("encoder", LORA))
+    heads = {name: {} if name in ("mlm_head", QUERY_TOWER) else settings for name in names}
     return ModelDescription(kind, config, shapes, heads, tokenizer, notes=notes)
 
 
