@@ -279,6 +279,8 @@ def _batch(config: RunConfig, rows: int, length: int) -> dict[str, jax.ShapeDtyp
     tokens = ("token_ids", "segment_ids", "positions", "token_labels")
     batch = {name: jax.ShapeDtypeStruct((rows, length), jnp.int32) for name in tokens}
     batch |= {name: jax.ShapeDtypeStruct((rows, 1), jnp.int32) for name in ("labels", "groups")}
+    size = getattr(config.objective, "teacher_size", 0) or config.model.hidden_size
+    batch["teacher_vectors"] = jax.ShapeDtypeStruct((rows, 1, size), jnp.float32)
     batch["tuples"] = jax.ShapeDtypeStruct((rows, 1, 2), jnp.int32)
     batch["row_ids"] = jax.ShapeDtypeStruct((rows,), jnp.uint32)
     if isinstance(config.objective, TaskObjective):

@@ -30,14 +30,16 @@ class Vectors:
     """Vectors [N, D] float32 in parts that may lie on disk.
 
     Args:
-        parts: arrays [n, D], all but the last of one length.
+        parts: arrays [n, D].
     """
 
     def __init__(self, parts: Sequence[np.ndarray]):
-        self._parts, self._size = parts, len(parts[0])
+        self._parts = parts
+        self._ends = np.cumsum([len(part) for part in parts])
+        self.size = parts[0].shape[1]  # D
 
     def __len__(self) -> int:
-        return sum(map(len, self._parts))
+        return int(self._ends[-1])
 
     def blocks(self) -> Iterator[np.ndarray]:
         """The parts in order."""
@@ -45,27 +47,31 @@ class Vectors:
 
     def take(self, rows: np.ndarray) -> np.ndarray:
         """The vectors [n, D] of rows [n] in any order, repeated or not."""
-        out = np.empty((len(rows), self._parts[0].shape[1]), np.float32)
-        numbers, offsets = np.divmod(rows, self._size)
+        out = np.empty((len(rows), self.size), np.float32)
+        numbers = np.searchsorted(self._ends, rows, side="right")
         for number in np.unique(numbers):
-            chosen = numbers == number
-            out[chosen] = self._parts[number][offsets[chosen]]
+            part, chosen = self._parts[number], numbers == number
+            out[chosen] = part[rows[chosen] - (self._ends[number] - len(part))]
         return out
 
 
 def model_digest(model: OpenedModel) -> str:
     """A digest of everything in a model that its outputs depend on."""
+    settings = (model.config.model, model.config.objective, model.sentence, model.compute, model.cross_encoder)
+    content = [weights_digest(model), repr((model.max_length, *settings))]
+    content += [] if model.queries is None else [model_digest(model.queries)]
+    return hashlib.blake2b(json.dumps(content).encode(), digest_size=16).hexdigest()
+
+
+def weights_digest(model: OpenedModel) -> str:
+    """A digest of a model's weights and its tokenizer, the same in all versions of this package."""
     digest = hashlib.blake2b(digest_size=16)
-    parts = {"model": model.params, "tasks": {name: adapter.params for name, adapter in model.tasks.items()}}
-    if model.queries is not None:
-        digest.update(model_digest(model.queries).encode())
-    for path, array in flatten(parts).items():
+    tasks = {name: adapter.params for name, adapter in model.tasks.items()}
+    for path, array in flatten({"model": model.params, "tasks": tasks}).items():
         values = np.ascontiguousarray(jax.device_get(array))
         digest.update(f"{path}{values.dtype}{values.shape}".encode())
         digest.update(values.view(np.uint8).reshape(-1).data)
-    tokenizer = model.tokenizer and model.tokenizer.fingerprint
-    settings = (model.config.model, model.config.objective, model.sentence, model.compute, model.cross_encoder)
-    digest.update(repr((tokenizer, model.max_length, *settings)).encode())
+    digest.update(str(model.tokenizer and model.tokenizer.fingerprint).encode())
     return digest.hexdigest()
 
 

@@ -86,7 +86,7 @@ def _pairs(data: MiningData, fields: tuple[str, str]) -> Iterator[tuple[str, str
         if is_beir(source):
             yield from _judged_pairs(Path(source), data.split)
             continue
-        for number, record in enumerate(read(source, text_field=fields[0], fields=fields[1:]), 1):
+        for number, record in enumerate(read(source, text_field=fields[0], fields=fields[1:], pair_field=fields[1]), 1):
             SCHEMA.check_texts(record[fields[0]], [record[fields[1]]], fields[1], f"{source}, record {number}")
             yield record[fields[0]], record[fields[1]]
 

@@ -7,7 +7,7 @@ from typing import TypeVar
 from jaxencoder.text.config import DataConfig
 from jaxencoder.text.messages import closest, listed
 from jaxencoder.text.schema import Schema
-from jaxencoder.text.sources.records import Record, read
+from jaxencoder.text.sources.records import ALIGNED_FIELD, Record, read
 
 T = TypeVar("T")
 
@@ -21,12 +21,13 @@ def numbered(
     required: Sequence[str] = (),
     text_unit: str = "line",
     words: bool | None = False,
+    pair_field: str = ALIGNED_FIELD,
 ) -> Iterator[tuple[str, Record]]:
     """Yield records, or those of a source (see `jaxencoder.text.sources.read`), each with its name for messages."""
     where = "record"
     if isinstance(source, str):
-        where = f"{source}, record"
-        source = read(source, text_field=text_field, required=required, text_unit=text_unit, words=words)
+        where, fields = f"{source}, record", {"text_field": text_field, "pair_field": pair_field}
+        source = read(source, required=required, text_unit=text_unit, words=words, **fields)
     for number, record in enumerate(source, 1):
         yield f"{where} {number}", record
 
@@ -81,9 +82,11 @@ def paired_records(
     these `added` names.
     """
     fields = text_field or data.text_field, pair_field or data.pair_field
-    records = (
-        with_texts(record, fields, where) for where, record in numbered(source, fields[0], fields[1:], data.text_unit)
-    )
+    if not fields[1]:
+        problem = "two texts are compared, but the model was trained on single ones"
+        raise ValueError(f"{problem}; name the field of the second text with pair_field")
+    read_records = numbered(source, fields[0], fields[1:], data.text_unit, pair_field=fields[1])
+    records = (with_texts(record, fields, where) for where, record in read_records)
     for chunk in chunks(records, lambda record: sum(len(record[name]) for name in fields)):
         check_new_fields(chunk, added)
         first, second = ([record[name] for record in chunk] for name in fields)

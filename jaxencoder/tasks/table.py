@@ -113,7 +113,7 @@ def schema_of(objective: ObjectiveConfig) -> Schema:
     if isinstance(objective, Classification) and objective.labels == 1:
         return VALUES
     if isinstance(objective, ComparedTexts):
-        return tuples.schema_for(objective.loss, objective.prompts)
+        return tuples.schema_for(objective.loss, objective.prompts, objective.vector_texts)
     if isinstance(objective, MultiVectors):
         return MultiVectorSchema(**objective.schema_settings)
     if isinstance(objective, Reranking):

@@ -46,7 +46,7 @@ class TrainingLabels(NamedTuple):
 class TaskObjective(ObjectiveConfig):
     """Base of a task's objective; a subclass is a frozen dataclass."""
 
-    from_data: ClassVar[tuple[str, ...]] = ()  # settings that the training data decides if they are left at 0 or empty
+    from_data: ClassVar[tuple[str, ...]] = ()  # settings decided when a run begins if they are left at 0 or empty
 
     def network(self, encoder: EncoderConfig, compute: ComputeConfig) -> Network:
         """The functions `init` and `scores` of an `Objective`, such as those of `text_scores`."""
@@ -56,11 +56,15 @@ class TaskObjective(ObjectiveConfig):
         """The metrics of the scores of a batch, with the "loss" to minimize."""
         raise NotImplementedError
 
+    def loss_batch(self, params: Params, batch: Batch) -> Batch:
+        """The batch for `metrics`, with the parameters that only the loss uses."""
+        return batch
+
     def build(self, encoder: EncoderConfig, compute: ComputeConfig, vocabulary: Vocabulary) -> Objective:
         init, scores = self.network(encoder, compute)
 
         def loss(params: Params, batch: Batch, key: jax.Array, train: bool) -> tuple[jax.Array, Metrics]:
-            metrics = self.metrics(scores(params, batch, key, train), batch)
+            metrics = self.metrics(scores(params, batch, key, train), self.loss_batch(params, batch))
             return mean(metrics), metrics
 
         return Objective(init, loss, scores)
@@ -71,6 +75,15 @@ class TaskObjective(ObjectiveConfig):
             if loss not in losses and (value := getattr(self, name)) != getattr(type(self), name):
                 users = " or ".join(losses)
                 raise ValueError(f"objective.{name} is {value}, but objective.loss {loss} has none; set {users}.")
+
+    @property
+    def vectors_of(self) -> str:
+        """The setting that names another model, whose vector of each text the batches have; empty without one."""
+        return ""
+
+    def with_vector_size(self, size: int) -> Self:
+        """The objective with the size of these vectors; ValueError if it does not take them."""
+        return self
 
     @property
     def label_array(self) -> tuple[tuple[int, ...], type]:

@@ -29,6 +29,7 @@ from jaxencoder.text.labels import Labels
 from jaxencoder.text.rows import RowBuilder, SourceSplit, Split, label_kind
 from jaxencoder.text.schema import TEXTS, Schema
 from jaxencoder.text.sources import fingerprint, pair_fields, read
+from jaxencoder.text.sources.records import ALIGNED_FIELD
 from jaxencoder.text.store import FORMAT, META, Store, Writer, exists, is_remote, join, kvstore, storage_errors
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 from jaxencoder.text.tokenizers.training import train_tokenizer
@@ -45,7 +46,7 @@ def load_or_train(config: TokenizerConfig, data: DataConfig, schema: Schema = TE
     folder = cache_folder(data) / "tokenizers"
     target = folder / name
     if not target.is_dir():
-        with _entry_lock(folder, name):  # the processes of a run train one tokenizer together
+        with entry_lock(folder, name):  # the processes of a run train one tokenizer together
             if not target.is_dir():
                 sources = ", ".join(data.train)
                 print(f"Training a {config.kind} tokenizer of {config.vocab_size} tokens on {sources}", flush=True)
@@ -58,7 +59,8 @@ def load_or_train(config: TokenizerConfig, data: DataConfig, schema: Schema = TE
 def _texts(data: DataConfig, schema: Schema) -> Iterator[str]:
     pairs = pair_fields(data)
     for source in data.train:
-        for record in read(source, text_field=data.text_field, text_unit=data.text_unit, words=schema.reads_words):
+        fields = {"text_field": data.text_field, "pair_field": pairs[source] or ALIGNED_FIELD}
+        for record in read(source, text_unit=data.text_unit, words=schema.reads_words, **fields):
             for field in filter(None, (data.text_field, pairs[source])):
                 value = " ".join(record[field]) if schema.reads_words else record[field]
                 yield from value if isinstance(value, list) else (value,)  # each choice is a text
@@ -90,15 +92,20 @@ def prepare(
         raise ValueError(f"split is {split!r}; give train or validation")
     if split == "validation" and not data.validation and not data.validation_fraction:
         return ()
-    sources = data.validation if split == "validation" and data.validation else data.train
-    held_out = 0.0 if data.validation else data.validation_fraction
-    fields = pair_fields(data)
-    parts = [SourceSplit(data, schema, source, fields[source], split, held_out) for source in sources]
+    parts = source_splits(data, schema, split)
     stores = tuple(store for store in [_prepare(part, tokenizer, progress) for part in parts] if len(store))
     if not stores:
-        problem = f"data.validation_fraction {held_out} holds out none of the documents of {', '.join(sources)}"
+        sources = ", ".join(part.source for part in parts)
+        problem = f"data.validation_fraction {data.validation_fraction} holds out none of the documents of {sources}"
         raise ValueError(f"{problem}; raise it, or name data.validation sources")
     return stores
+
+
+def source_splits(data: DataConfig, schema: Schema, split: Split) -> list[SourceSplit]:
+    """The split of each source, as `prepare` makes it."""
+    sources = data.validation if split == "validation" and data.validation else data.train
+    held_out, fields = 0.0 if data.validation else data.validation_fraction, pair_fields(data)
+    return [SourceSplit(data, schema, source, fields[source], split, held_out) for source in sources]
 
 
 def _prepare(part: SourceSplit, tokenizer: Tokenizer, progress: bool) -> Store:
@@ -113,7 +120,7 @@ def _prepare(part: SourceSplit, tokenizer: Tokenizer, progress: bool) -> Store:
     is_new = False
     try:
         if not exists(target):
-            with _entry_lock(folder, name, lambda: report(f"Waiting for another process that prepares {part}")):
+            with entry_lock(folder, name, lambda: report(f"Waiting for another process that prepares {part}")):
                 if not exists(target):
                     with _temporary_entry(folder, name) as temporary:
                         _write(part, tokenizer, temporary, progress)
@@ -249,7 +256,7 @@ def _digest(settings: Any, sort_keys: bool = False) -> str:
 
 
 @contextlib.contextmanager
-def _entry_lock(folder: Path, name: str, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
+def entry_lock(folder: Path, name: str, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Let one process at a time build an entry, and remove the temporary folders of processes that died."""
     folder.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(folder / f".{name}.lock")

@@ -51,6 +51,10 @@ class SourceSplit:
         """Whether examples of rare classes are repeated."""
         return self.data.balance > 0 and self.split == "train"
 
+    def examples(self, labels: Labels | None) -> Iterator[Example]:
+        """Its examples, with labels of `Schema.find_labels`; see `Schema.examples`."""
+        return self.schema.examples(self.data, self.source, self.pair_field, labels, self.split, self.held_out)
+
 
 class RowBuilder:
     """Rows of a source, and what they were made of."""
@@ -78,8 +82,7 @@ class RowBuilder:
 
     def _examples(self) -> Iterator[Example]:
         split = self._split
-        settings = (split.data, split.source, split.pair_field, self._labels, split.split, split.held_out)
-        read = partial(self._labeled, partial(split.schema.examples, *settings))
+        read = partial(self._labeled, partial(split.examples, self._labels))
         for example in oversample(read, split.data.balance) if split.is_balanced else read():
             self.documents += 1
             yield example

@@ -16,7 +16,7 @@ from jaxencoder.text.labels import Labels
 from jaxencoder.text.pairs import sentence_pairs
 from jaxencoder.text.pieces import Pieces
 from jaxencoder.text.sources.class_names import spelled_as, with_names
-from jaxencoder.text.sources.records import Record, class_names, read
+from jaxencoder.text.sources.records import ALIGNED_FIELD, Record, class_names, read
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
 
@@ -44,6 +44,7 @@ class Schema:
     label_names: tuple[str, ...] = (
         "label", "labels", "class", "category", "target", "score", "sentiment", "intent", "topic", "rating", "stars",
     )  # fmt: skip
+    optional_pair = False  # records may lack a second text, though `fields` has one
     reads_words = False  # the text field holds a list of words
     labels_tokens = False  # tokens have labels, not texts
     names_classes = True  # the labels are classes of the data set, whose names `data.labels` may give
@@ -51,6 +52,7 @@ class Schema:
     has_values = False  # the labels are values, whatever they look like
     marks: tuple[str, ...] = label_kinds.MARKS  # labels of what has none
     finds_labels = False  # a label field is found by its usual names, and records may lack one
+    orders_aligned = False  # the first of two aligned texts stays the first
     splits_by_text = False  # what is held out depends on the first text alone
     reads_all_fields = False  # `adjust` uses fields that no setting names
     limits_texts = False  # `encode` truncates texts to `data.text_limit`
@@ -145,7 +147,7 @@ class Schema:
             content = record[data.label_field] if data.label_field else None
             label = 0 if labels is None else self.encode_label(content, (text, pair), labels, where)
             # The lowest bit has no part in what is held out.
-            is_swapped = source.startswith(ALIGNED) and digest & 1
+            is_swapped = source.startswith(ALIGNED) and digest & 1 and not self.orders_aligned
             yield Example((pair, text) if is_swapped else (text, pair), label, digest)
 
     def validation_records(
@@ -191,8 +193,9 @@ class Schema:
         classes of a model, or for None as in data.labels; they stay if `classes` is empty.
         """
         names = [name for name in (pair_field, data.label_field) if name]
-        fields = {"required": names} if all_fields or self.reads_all_fields else {"fields": names}
-        records = read(source, text_field=data.text_field, text_unit=data.text_unit, words=self.reads_words, **fields)
+        fields: dict[str, Any] = {"required" if all_fields or self.reads_all_fields else "fields": names}
+        fields |= {"text_field": data.text_field, "pair_field": pair_field or ALIGNED_FIELD}
+        records = read(source, text_unit=data.text_unit, words=self.reads_words, **fields)
         label_names = self._class_names(data, source) if classes is None or classes else ()
         if label_names and (spelling := classes or data.labels):
             label_names = spelled_as(label_names, spelling, source)

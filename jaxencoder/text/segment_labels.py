@@ -14,7 +14,8 @@ tuple     float32, index of the text in its example,      labels float32 [B, E],
 
 import numpy as np
 
-FIELDS = ("labels", "groups", "tuples")  # of a batch, with an entry for each segment or example
+# Of a batch, with an entry for each segment or example; the last one by another model, where the objective needs it.
+FIELDS = ("labels", "groups", "tuples", "teacher_vectors")
 _BITS = 32
 _FIRST = 2
 
@@ -30,7 +31,7 @@ def layout(kind: str, classes: int) -> tuple[np.dtype, float, int]:
 
 def fields(kind: str | None) -> tuple[str, ...]:
     """The FIELDS of a batch."""
-    return () if kind is None else (FIELDS[0], *{"choice": FIELDS[1:2], "tuple": FIELDS[2:]}.get(kind, ()))
+    return () if kind is None else ("labels", *{"choice": ("groups",), "tuple": ("tuples",)}.get(kind, ()))
 
 
 def count_examples(kind: str | None, labels: list, segments: int) -> int:

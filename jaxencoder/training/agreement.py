@@ -54,7 +54,7 @@ def check_settings(run_dir: Path, saved: RunConfig, config: RunConfig, step: int
 
 
 def _differences(old: Any, new: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    # Settings that the training data decides if they are left at 0 or empty.
+    # Settings decided when a run begins if they are left at 0 or empty.
     from_data = {f"objective.{name}" for task in table.TASKS for name in task.objective.from_data}
     for field in dataclasses.fields(old):
         name, a, b = prefix + field.name, getattr(old, field.name), getattr(new, field.name)

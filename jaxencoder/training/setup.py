@@ -21,6 +21,7 @@ from jaxencoder.text.store import Store
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 from jaxencoder.training import agreement
 from jaxencoder.training.resolve import resolve_from_data, with_training
+from jaxencoder.training.teacher import with_vectors
 
 
 class Setup(NamedTuple):
@@ -67,6 +68,7 @@ def _prepare_run(config: RunConfig, run_dir: Path) -> Setup:
     validation = prepare(config.data, tokenizer, "validation", progress, config.schema)
     if progress and config.is_supervised:
         print(format_fields(config.data), flush=True)
+    config, train, validation = with_vectors(config, train, validation, progress)
     config = resolve_from_data(config, tokenizer, train, saved)
     if saved:
         begun = train[: len(saved.at_step(step).phase_configs)]
@@ -82,11 +84,14 @@ def training_rows(config: RunConfig, tokenizer: Tokenizer, progress: bool = True
 
 
 def prepare_all(config: RunConfig) -> Iterator[tuple[str, Store]]:
-    """Prepare the tokenizer and all rows of a run ahead of its training; yields each store with its split."""
+    """Prepare the tokenizer, rows and vectors of a run ahead of its training; yields each store with its split."""
     config, tokenizer = with_initial_model(dataclasses.replace(config, data=infer_fields(config.data, config.schema)))
     splits: list[Any] = [*((phase.data, "train") for phase in config.phase_configs), (config.data, "validation")]
     for data, split in dict.fromkeys(splits):
         yield from ((split, store) for store in prepare(data, tokenizer, split, schema=config.schema))
+    if isinstance(config.objective, TaskObjective) and config.objective.vectors_of:
+        train = training_rows(config, tokenizer, progress=False)
+        with_vectors(config, train, prepare(config.data, tokenizer, "validation", False, config.schema))
 
 
 def with_initial_model(

@@ -7,7 +7,7 @@ all devices and hosts. With `parts`, texts are embedded a part of the batch at a
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxencoder.model.sentence import Similarity
 from jaxencoder.objectives.objective import Batch
+from jaxencoder.tasks.embeddings.data import VectorTexts
 from jaxencoder.tasks.embeddings.distillation import check_temperatures
 from jaxencoder.tasks.embeddings.losses import LOSSES, EmbeddingLoss, VectorLoss, users_of_settings, vector_loss
 from jaxencoder.tasks.embeddings.ranking import Direction, Hardness, Partition, check_settings
@@ -31,7 +32,8 @@ class ComparedTexts(TaskObjective):
     than negatives by a margin. The others need the score of each pair in data.label_field: cosent and angle learn their
     order; cosine the score itself, from -1 to 1; contrastive and online_contrastive (its hard pairs) whether it is at
     least 0.5. Of these only angle uses negatives. margin_mse and kl need a teacher's scores of the anchor with each
-    text in data.label_field, and learn their differences or their distribution; their usual similarity is dot."""
+    text in data.label_field, and learn their differences or their distribution; their usual similarity is dot. mse, l2
+    and cosine_distance bring each vector near to that of another model, see `teacher`."""
     similarity: Literal["", Similarity] = ""
     """Compares two vectors. Empty: as init_from has it, or else cosine."""
     scale: float = 20.0
@@ -53,6 +55,8 @@ class ComparedTexts(TaskObjective):
     """Divides the teacher's scores of kl."""
     parts: int = 1
     """Parts of a batch that are embedded one after another. More parts take less memory and give the same loss."""
+
+    from_data: ClassVar[tuple[str, ...]] = ("similarity",)
 
     def __post_init__(self) -> None:
         self.check_at_least({"parts": 1, "margin": 0, "hardness_strength": 0})
@@ -88,6 +92,11 @@ class ComparedTexts(TaskObjective):
         """The texts put before anchors and before other texts."""
         return "", ""
 
+    @property
+    def vector_texts(self) -> VectorTexts | None:
+        """The texts of a record that need a vector of another model; None if none does."""
+        return None
+
     def pair_loss(self) -> VectorLoss:
         """The loss of the vectors of a batch, its similarity and settings filled in."""
         return vector_loss(self.loss, self.sentence.similarity, self)
@@ -102,11 +111,12 @@ class ComparedTexts(TaskObjective):
 
     def with_labels(self, labels: TrainingLabels) -> Self:
         needed = LOSSES[self.loss].labels
-        if needed != "none" and not labels.field:
-            scores = {"scores": "scores", "teacher_scores": "a teacher's scores"}[needed]
+        scores = {"scores": "scores", "teacher_scores": "a teacher's scores"}.get(needed)
+        if scores and not labels.field:
             raise ValueError(f"objective.loss is {self.loss}, which needs {scores}; name data.label_field.")
-        if needed == "none" and labels.field:
-            problem = f"objective.loss is {self.loss}, which takes all pairs as similar, whatever their scores"
+        if labels.field and not scores:
+            use = "takes all pairs as similar" if needed == "none" else "learns a teacher's vectors"
+            problem = f"objective.loss is {self.loss}, which {use}, whatever their scores"
             raise ValueError(f"{problem}; leave out data.label_field, {labels.field}, or set another loss.")
         return dataclasses.replace(self, similarity=self.sentence.similarity)
 

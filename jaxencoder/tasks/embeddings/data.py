@@ -6,8 +6,8 @@ Each text becomes a sequence of its own, and those of a record share a row: a ba
 import json
 import math
 import re
-from collections.abc import Iterable
-from typing import Any, ClassVar
+from collections.abc import Iterable, Iterator
+from typing import Any, ClassVar, Literal
 
 from jaxencoder.text.config import DataConfig
 from jaxencoder.text.labels import Labels, encode_value
@@ -16,6 +16,8 @@ from jaxencoder.text.schema import Example, Schema, check_structured
 from jaxencoder.text.sources.records import Record
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
+VectorTexts = Literal["each", "anchor"]  # which texts of a record have a vector by another model
+_MOST_NUMBERS = 1 << 24  # labels are float32, which holds all integers up to this
 _NEGATIVE = re.compile(r"negatives?(_\d+)?")  # names of fields with texts that are not similar to the first
 
 
@@ -28,7 +30,7 @@ class EmbeddingSchema(Schema):
 
     name = "tuple"
     fields: ClassVar = {"text_field": "anchor", "pair_field": "positive", "label_field": ""}
-    text_names = ("anchor", "query", "question", "sentence1", "sentence_0", "premise", "text")
+    text_names = ("anchor", "query", "question", "sentence1", "sentence_0", "premise", "text", "sentence")
     pair_names = (
         ("anchor", "positive"), ("query", "positive"), ("query", "document"), ("query", "passage"),
         ("question", "answer"), ("question", "passage"), ("sentence1", "sentence2"), ("sentence_0", "sentence_1"),
@@ -40,6 +42,7 @@ class EmbeddingSchema(Schema):
     needs_labels = False
     limits_texts = True
     reads_all_fields = True  # the negatives are fields that no setting names
+    orders_aligned = True
 
     def __init__(self, prompts: tuple[str, str] = ("", "")):
         """`prompts` are put before the first text and before the others."""
@@ -48,13 +51,23 @@ class EmbeddingSchema(Schema):
             self.name = f"{self.name} after prompts {json.dumps(prompts)}"
 
     def check(self, data: DataConfig) -> None:
-        check_structured(data, "embedding", "the text that is similar")
+        is_single = self.optional_pair and not data.pair_field
+        check_structured(data, "embedding", "" if is_single else "the text that is similar")
         super().check(data)
 
     def find_labels(self, data: DataConfig) -> Labels:
         return Labels("tuple", ())
 
+    def examples(
+        self, data: DataConfig, source: str, pair_field: str, labels: Labels | None, split: str, fraction: float
+    ) -> Iterator[Example]:
+        if not self.optional_pair:
+            pair_field = data.pair_field
+        return super().examples(data, source, pair_field, labels, split, fraction)
+
     def adjust(self, record: Record, data: DataConfig, where: str) -> None:
+        if data.pair_field not in record:  # of a single text
+            return
         record[data.pair_field] = [record[data.pair_field], *negatives(record)]
 
     def check_texts(self, text: str, pair: Any, pair_field: str, where: str) -> None:
@@ -85,6 +98,39 @@ def negatives(record: Record) -> list[Any]:
     """The values of all fields negative, negatives, negative_1, ..., each of which holds one, a list or none."""
     values = (record[name] for name in filter(_NEGATIVE.fullmatch, record))
     return [x for value in values for x in (value if isinstance(value, list) else [] if value is None else [value])]
+
+
+class NumberedTexts(EmbeddingSchema):
+    """The same texts, each labeled with the number of its vector by another model, a teacher or guide.
+
+    The texts of a source's split that have such a vector are counted from 0, in the order of the records.
+    """
+
+    name = "tuple with numbers of vectors"
+
+    def __init__(self, prompts: tuple[str, str] = ("", ""), reads: VectorTexts = "each", optional_pair: bool = False):
+        """`reads`: which texts of a record have a vector; `optional_pair`: whether a record may be a single text."""
+        super().__init__(prompts)
+        self.reads, self.optional_pair = reads, optional_pair
+        if reads == "anchor":
+            self.name = f"{self.name} of anchors"
+
+    def examples(
+        self, data: DataConfig, source: str, pair_field: str, labels: Labels | None, split: str, fraction: float
+    ) -> Iterator[Example]:
+        count = 0
+        for example in super().examples(data, source, pair_field, labels, split, fraction):
+            texts, step = 1 + len(example.texts[1]), self.reads == "each"
+            yield example._replace(label=[float(count + step * i) for i in range(texts)])
+            count += texts if step else 1
+            if count > _MOST_NUMBERS:
+                problem = f"{source} holds more than {_MOST_NUMBERS:,} texts with vectors of another model"
+                raise ValueError(f"{problem}; split it into several files, each a source")
+
+    def texts_with_vectors(self, example: Example) -> list[str]:
+        """The texts of an example that have vectors, in the order of their numbers; the anchor is the first."""
+        anchor, pair = example.texts
+        return [anchor, *pair] if self.reads == "each" else [anchor]
 
 
 class TeacherScores(EmbeddingSchema):
@@ -118,6 +164,13 @@ SCHEMA = EmbeddingSchema()
 _BY_LOSS: dict[str, type[EmbeddingSchema]] = {"margin_mse": TeacherScores, "kl": TeacherScores}
 
 
-def schema_for(loss: str, prompts: tuple[str, str] = ("", "")) -> EmbeddingSchema:
-    """The schema whose labels suit a loss of Embeddings, with prompts before the first text and before the others."""
+def schema_for(
+    loss: str, prompts: tuple[str, str] = ("", ""), vectors_of: VectorTexts | None = None
+) -> EmbeddingSchema:
+    """The schema whose labels suit a loss of Embeddings, with prompts before the first text and before the others.
+
+    `vectors_of` are the texts that need a vector by another model; None: none.
+    """
+    if vectors_of is not None:
+        return NumberedTexts(prompts, vectors_of, optional_pair=loss != "ranking")
     return _BY_LOSS.get(loss, EmbeddingSchema)(prompts)

@@ -8,24 +8,26 @@ import jax
 import jax.numpy as jnp
 
 from jaxencoder.model.sentence import Similarity
-from jaxencoder.tasks.embeddings.distillation import margin_mse, score_distillation
+from jaxencoder.tasks.embeddings.distillation import VectorDistance, margin_mse, score_distillation, vector_distillation
 from jaxencoder.tasks.embeddings.pairs import angle, contrastive, cosent, cosine_regression, online_contrastive
 from jaxencoder.tasks.embeddings.ranking import multiple_negatives_ranking
 from jaxencoder.tasks.embeddings.triplets import triplet
 from jaxencoder.tasks.embeddings.vectors import Loss, query_scores
 
 EmbeddingLoss = Literal[
-    "ranking", "triplet", "cosent", "angle", "cosine", "contrastive", "online_contrastive", "margin_mse", "kl"
-]
+    "ranking", "triplet", "cosent", "angle", "cosine", "contrastive", "online_contrastive", "margin_mse", "kl",
+    "mse", "l2", "cosine_distance",
+]  # fmt: skip
 
-# A loss of vectors [N, C, D], mask [N, C] and labels: scores [N], or a teacher's [N, C - 1]; NaN for none.
+# A loss of vectors [N, C, D], mask [N, C] and labels: scores [N], or a teacher's [N, C - 1]; NaN for none. A loss of a
+# teacher's vectors has these [N, C, D] instead, as the argument teacher_vectors.
 VectorLoss = Callable[[jax.Array, jax.Array, jax.Array], Loss]
 
 
 class LossKind(NamedTuple):
     """A loss: the labels that it learns, the settings that it uses, and its function."""
 
-    labels: Literal["none", "scores", "teacher_scores"]
+    labels: Literal["none", "scores", "teacher_scores", "teacher_vectors"]
     settings: tuple[str, ...]  # of the objective, given by name
     function: Callable[..., Loss]  # of the arguments of a `VectorLoss`, the similarity and the settings
     by_distance: bool = False  # compares distances, so that the similarity cannot be dot
@@ -66,6 +68,15 @@ def _taught(loss: Callable[..., Loss]) -> Callable[..., Loss]:
     return function
 
 
+def _distilled(distance: VectorDistance) -> Callable[..., Loss]:
+    """The distance to a teacher's vectors, whatever the similarity."""
+
+    def function(x: jax.Array, mask: jax.Array, teacher_vectors: jax.Array, similarity: Similarity) -> Loss:
+        return vector_distillation(x, mask, teacher_vectors, distance=distance)
+
+    return function
+
+
 LOSSES: Mapping[str, LossKind] = {
     "ranking": LossKind("none", ("scale", "directions", "partition", "hardness", "hardness_strength"), _ranking),
     "triplet": LossKind("none", ("margin",), _triplet, by_distance=True),
@@ -76,7 +87,13 @@ LOSSES: Mapping[str, LossKind] = {
     "online_contrastive": LossKind("scores", ("margin",), _by_class(online_contrastive), by_distance=True),
     "margin_mse": LossKind("teacher_scores", (), _taught(margin_mse)),
     "kl": LossKind("teacher_scores", ("student_temperature", "teacher_temperature"), _taught(score_distillation)),
+    "mse": LossKind("teacher_vectors", (), _distilled("mse")),
+    "l2": LossKind("teacher_vectors", (), _distilled("euclidean")),
+    "cosine_distance": LossKind("teacher_vectors", (), _distilled("cosine")),
 }
+
+# The losses that learn the vectors of a teacher.
+OF_VECTORS = tuple(loss for loss, kind in LOSSES.items() if kind.labels == "teacher_vectors")
 
 
 def users_of_settings() -> dict[str, tuple[str, ...]]:

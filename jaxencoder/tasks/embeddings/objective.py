@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Self, cast
+from typing import Any, ClassVar, Literal, Self, cast
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +14,22 @@ from jaxencoder.model.sentence import MODULES, Module, SentenceConfig, sentence_
 from jaxencoder.objectives.objective import Batch, Metrics, Objective, Params, Vocabulary, encode_layers, mean, terms
 from jaxencoder.tasks.embeddings.compared_texts import ComparedTexts, examples, is_anchor, ranking_accuracy
 from jaxencoder.tasks.embeddings.layers import LayerSettings, layer_divergence, loss_of_layers
+from jaxencoder.tasks.embeddings.losses import VectorLoss
 from jaxencoder.tasks.embeddings.matryoshka import matryoshka
 from jaxencoder.tasks.embeddings.modules import Activation, with_projection
 from jaxencoder.tasks.embeddings.parts import in_parts
 from jaxencoder.tasks.embeddings.spread import global_orthogonality
+from jaxencoder.tasks.embeddings.teacher import (
+    PROJECTION,
+    USED_BY,
+    TeacherSettings,
+    check_guided,
+    check_teacher,
+    guided_loss,
+    taught,
+    teacher_vectors,
+    with_teacher_projection,
+)
 from jaxencoder.tasks.embeddings.towers import Towers, with_query_tower
 from jaxencoder.tasks.task import Network, TrainingLabels
 from jaxencoder.text.buckets import prompt_tokens
@@ -28,7 +40,7 @@ LAYERS = "layer_vectors"  # name in a batch of the vectors [L, B, E, D] of the f
 
 
 @dataclass(frozen=True)
-class Embeddings(LayerSettings, ComparedTexts):
+class Embeddings(LayerSettings, TeacherSettings, ComparedTexts):
     """Settings of the training of embeddings; ValueError if one lies outside its range."""
 
     pooling: Literal["", Pooling] = ""
@@ -61,9 +73,15 @@ class Embeddings(LayerSettings, ComparedTexts):
     include_prompt: bool = True
     """Pool the tokens of prompts too. False if init_from does not."""
 
+    from_data: ClassVar[tuple[str, ...]] = (*ComparedTexts.from_data, "pooling", "teacher_size")
+
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_layers()
+        self.check_used(self.loss, USED_BY)
+        check_teacher(self, self.loss)
+        if self.guide:
+            check_guided(self.sentence.similarity, self.directions, self.partition, self.hardness)
         if "learned" in (self.pooling, *self.more_poolings):
             raise ValueError("objective.pooling is 'learned', which is for classifiers; give another pooling.")
         self.check_at_least({"spread": 0, "projection": 0})
@@ -123,6 +141,7 @@ class Embeddings(LayerSettings, ComparedTexts):
             return jnp.concatenate(vectors, -1)
 
         network = with_query_tower((init, embed)) if self.towers == "separate" else (init, embed)
+        network = with_teacher_projection(network, self, settings.size(encoder.hidden_size), self.dimensions)
         return network[0], in_parts(network[1], self.parts)
 
     def build(self, encoder: EncoderConfig, compute: ComputeConfig, vocabulary: Vocabulary) -> Objective:
@@ -152,22 +171,36 @@ class Embeddings(LayerSettings, ComparedTexts):
             vectors = jnp.stack(jnp.split(embed(params, batch, key, train), 1 + len(self.layers), -1))
             # An evaluation takes all of them.
             of_layers = self.drawn_layers(vectors[1:], jax.random.fold_in(key, 3)) if train else vectors[1:]
-            metrics = self.metrics(vectors[0], batch | {LAYERS: of_layers})
+            metrics = self.metrics(vectors[0], self.loss_batch(params, batch) | {LAYERS: of_layers})
             return mean(metrics), metrics
 
         return loss
 
+    def loss_batch(self, params: Params, batch: Batch) -> Batch:
+        return batch | {name: params[name] for name in (PROJECTION,) if name in params}
+
+    def examples(self, scores: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array]:
+        vectors, mask, labels = super().examples(scores, batch)
+        return vectors, mask, teacher_vectors(batch) if self.vectors_of else labels
+
+    def pair_loss(self) -> VectorLoss:
+        return guided_loss(self, self.scale, self.directions) if self.guide else super().pair_loss()
+
     def metrics(self, scores: jax.Array, batch: Batch) -> Metrics:
         """Loss and accuracy: the anchors to which no text of the batch but anchors is as similar as the positive.
 
-        With `spread` and `layers` the loss is the sum of pair_loss and others, times their factors.
+        Batches of single texts have no accuracy. With `spread` and `layers` the loss is the sum of pair_loss and
+        others, times their factors.
         """
         vectors, mask, labels = self.examples(scores, batch)
         similarity, loss = self.sentence.similarity, self.pair_loss()
         if self.dimensions:
             loss = matryoshka(loss, self.dimensions)
-        metrics = {"loss": loss(vectors, mask, labels), "accuracy": ranking_accuracy(vectors, mask, similarity)}
-        factors = {"pair_loss": 1.0}
+        if self.teacher:
+            loss = taught(loss, batch.get(PROJECTION))
+        metrics, factors = {"loss": loss(vectors, mask, labels)}, {"pair_loss": 1.0}
+        if vectors.shape[1] > 1:
+            metrics["accuracy"] = ranking_accuracy(vectors, mask, similarity)
         if self.spread:
             metrics["spread_loss"] = global_orthogonality(vectors, mask, similarity=similarity)
             factors["spread_loss"] = self.spread

@@ -86,6 +86,9 @@ def evaluate_embeddings(model: TaskModel, source: str | None = None) -> Evaluati
     not count.
     """
     data, rows, objective = model.config.data, {}, model.config.objective
+    if not data.pair_field:
+        advice = "measure its vectors by evaluate similarity, retrieval or another set"
+        raise ValueError(f"the model was trained on single texts, which nothing is compared with; {advice}")
     has_gold = isinstance(objective, ComparedTexts) and schema_for(objective.loss).name == SCHEMA.name
     has_scores = data.label_field and has_gold
     tuples, scores = [], []

@@ -6,7 +6,7 @@ Formal et al. 2021 (SPLADE v2), arXiv:2109.10086.
 import dataclasses
 import logging
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,7 @@ from jaxencoder.model.sparse import (
 )
 from jaxencoder.objectives.objective import Batch, Metrics, Objective, Params, Vocabulary, encode, mean, terms
 from jaxencoder.tasks.embeddings.compared_texts import ComparedTexts, is_anchor, ranking_accuracy
+from jaxencoder.tasks.embeddings.losses import OF_VECTORS
 from jaxencoder.tasks.embeddings.parts import in_parts
 from jaxencoder.tasks.sparse.regularizers import active_dimensions, flops, l1
 from jaxencoder.tasks.task import Network, TrainingLabels
@@ -68,7 +69,11 @@ class SparseEmbeddings(ComparedTexts):
     regularizer_schedule: Literal["quadratic", "linear"] = "quadratic"
     """How they grow."""
 
+    from_data: ClassVar[tuple[str, ...]] = (*ComparedTexts.from_data, "pooling", "saturation", "queries")
+
     def __post_init__(self) -> None:
+        if self.loss in OF_VECTORS:
+            raise ValueError(f"objective.loss is {self.loss}, which is for dense embeddings; give another loss.")
         super().__post_init__()
         names = ("query_weight", "document_weight", "query_threshold", "document_threshold", "regularizer_warmup")
         self.check_at_least(dict.fromkeys(names, 0))

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 from jaxencoder.text.config import DataConfig
 from jaxencoder.text.schema import Schema
-from jaxencoder.text.sources.records import field_names
+from jaxencoder.text.sources.records import ALIGNED_FIELD, field_names
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +21,7 @@ def infer_fields(data: DataConfig, schema: Schema) -> DataConfig:
     """
     if schema.needs_labels and not data.label_field:
         return data
-    names = field_names(data.train[0])
+    names = field_names(data.train[0], data.text_field, data.pair_field or ALIGNED_FIELD)
     text, pair = data.text_field, data.pair_field
     if text in (DataConfig.text_field, schema.fields["text_field"]):
         is_default = not pair or (pair == schema.fields.get("pair_field") and pair not in names)
@@ -29,6 +29,9 @@ def infer_fields(data: DataConfig, schema: Schema) -> DataConfig:
             text, pair = usual
         elif text not in names:
             text = _first(schema.text_names, names) or text
+    if schema.optional_pair and pair == schema.fields.get("pair_field"):
+        read_names = (field_names(source, text, pair) for source in data.train)
+        pair = pair if any(pair in names for names in read_names) else ""
     return _infer_label(dataclasses.replace(data, text_field=text, pair_field=pair), schema, names)
 
 
@@ -39,7 +42,7 @@ def infer_source_fields(source: str, data: DataConfig, schema: Schema, fixed: Co
         data: settings with which the training data was read.
         fixed: settings that stay. With "label_field" labels are not read, and a token classifier takes plain text too.
     """
-    names = field_names(source, data.text_field)
+    names = field_names(source, data.text_field, data.pair_field or ALIGNED_FIELD)
     text, pair, has_labels = data.text_field, data.pair_field, "label_field" not in fixed
     if not {"text_field", "pair_field"} & set(fixed) and not set(filter(None, (text, pair))) <= set(names):
         candidates = [name for name in names if name != data.label_field]

@@ -18,7 +18,7 @@ from jaxencoder.text.sources import files, pydocs, tfds
 from jaxencoder.text.sources.class_names import ClassNames
 from jaxencoder.text.sources.formats import TEXT_UNITS, Record, Records, utf8
 
-_ALIGNED_FIELD = "pair"  # holds the second text of aligned files
+ALIGNED_FIELD = "pair"  # of the second text of aligned files, unless the settings name another
 _FIRST_RECORDS = re.compile(r"(?!tfds:)(?P<source>.+)\[:(?P<number>[1-9]\d*)\]")
 _PLAIN = frozenset((str, int, float, bool, type(None)))  # types of Python's own; subclasses may be NumPy's
 
@@ -39,17 +39,18 @@ def read(
     required: Sequence[str] = (),
     text_unit: str = "line",
     words: bool | None = False,
+    pair_field: str = ALIGNED_FIELD,
 ) -> Iterator[Record]:
     """Stream the records of a source.
 
     Args:
         source: as in the docstring of `jaxencoder.text.sources`.
-        text_field: field of the text. Plain text, pydocs and the first of two aligned files are given this name; the
-            second aligned text has the field "pair".
+        text_field: field of the text. Plain text, pydocs and the first of two aligned files are given this name.
         fields: other fields that every record must have; all others are dropped. None keeps all fields.
         required: other fields that every record must have, for use with fields=None.
         text_unit: one document of a .txt file: a "line", a "paragraph" (between blank lines) or a "file".
         words: the text field holds a list of words (True), text (False), or either (None).
+        pair_field: the name that the second of two aligned files is given.
 
     Returns:
         Dicts with a str, or a list of words, under `text_field`; other values as Python objects. Blank lines are
@@ -63,7 +64,7 @@ def read(
     if text_unit not in TEXT_UNITS:
         raise ValueError(f"text_unit {text_unit!r} is not one of {', '.join(TEXT_UNITS)}")
     # Outside the generator: a missing file raises here and not at the first record.
-    located = _located_records(source, text_field, text_unit)
+    located = _located_records(source, text_field, text_unit, pair_field)
     needed = (text_field, *(fields or ()), *required)
 
     def records() -> Iterator[Record]:
@@ -73,9 +74,9 @@ def read(
     return records()
 
 
-def field_names(source: str, text_field: str = "text") -> tuple[str, ...]:
-    """The field names of the first record of a source; raises as `read` does."""
-    return tuple(_first(source, _located_records(source, text_field, "line"))[1])
+def field_names(source: str, text_field: str = "text", pair_field: str = ALIGNED_FIELD) -> tuple[str, ...]:
+    """The field names of the first record of a source, read as by `read`, which raises the same errors."""
+    return tuple(_first(source, _located_records(source, text_field, "line", pair_field))[1])
 
 
 def class_names(source: str) -> ClassNames:
@@ -99,7 +100,7 @@ def pair_fields(data: DataConfig) -> dict[str, str]:
 
     def field(source: str) -> str:
         if source.startswith(ALIGNED):
-            return _ALIGNED_FIELD
+            return data.pair_field or ALIGNED_FIELD
         if not data.pair_field or data.label_field:
             return data.pair_field
         first = next(read(source, text_field=data.text_field, text_unit=data.text_unit))
@@ -132,17 +133,18 @@ def fingerprint(source: str, content: bool = False) -> str:
     return hashlib.sha256(json.dumps(version).encode()).hexdigest()
 
 
-def _located_records(source: str, text_field: str, text_unit: str) -> Records:
+def _located_records(source: str, text_field: str, text_unit: str, pair_field: str) -> Records:
     if first := _FIRST_RECORDS.fullmatch(source):
-        return itertools.islice(_located_records(first["source"], text_field, text_unit), int(first["number"]))
+        records = _located_records(first["source"], text_field, text_unit, pair_field)
+        return itertools.islice(records, int(first["number"]))
     if source == "pydocs":
         return ((f"pydocs {name}", {text_field: text, "name": name}) for name, text in pydocs.documents())
     if source.startswith("tfds:"):
         return tfds.records(source)
     if source.startswith(ALIGNED):
-        if text_field == _ALIGNED_FIELD:
-            raise ValueError(f"{source}: the second text has the field {_ALIGNED_FIELD!r}; give another text_field")
-        return files.aligned_records(files.aligned_files(source), (text_field, _ALIGNED_FIELD))
+        if text_field == pair_field:
+            raise ValueError(f"{source}: the second text has the field {pair_field!r}; give another text_field")
+        return files.aligned_records(files.aligned_files(source), (text_field, pair_field))
     paths = files.find_files(source)
     return itertools.chain.from_iterable(files.records(path, text_field, text_unit) for path in paths)
 

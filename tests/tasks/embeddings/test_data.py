@@ -1,8 +1,11 @@
 """Tuples of texts: they stay together in a row, with their scores, whatever their fields."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from jaxencoder.tasks.embeddings import data as module
 from jaxencoder.tasks.embeddings.data import SCHEMA, schema_for
 from jaxencoder.text.batches import Batches
 from jaxencoder.text.cache import prepare
@@ -163,3 +166,40 @@ def test_usual_fields(names, tmp_path):
     source = write_records(tmp_path / "a.jsonl", [dict.fromkeys([*names, "label"], "alpha")])
     data = infer_fields(DataConfig(train=(source,), text_field="anchor", pair_field="positive"), SCHEMA)
     assert (data.text_field, data.pair_field, data.label_field) == (*names, "")
+
+
+def test_aligned_files_are_pairs(tmp_path, tokenizer):
+    """In their order, with the names of the settings, alone or beside other files."""
+    for name, lines in (("a.txt", WORDS[:4]), ("b.txt", WORDS[4:])):
+        (tmp_path / name).write_text("\n".join(lines))
+    source = f"aligned:{tmp_path}/a.txt|{tmp_path}/b.txt"
+    data = config(tmp_path / "pairs.jsonl", [{"anchor": "alpha", "positive": "beta"}])
+    data = replace(data, train=(source, *data.train), validation=(source,))
+    assert infer_fields(data, SCHEMA) == data
+    pairs = [*zip(WORDS[:4], WORDS[4:], strict=True), ("alpha", "beta")]
+    expected = [tuple(tuple(x.ids.tolist()) for x in tokenizer.encode_batch(pair)) for pair in pairs]
+    stores = prepare(data, tokenizer, "train", schema=SCHEMA)
+    assert sorted(texts for store in stores for texts, _ in examples_of(store)) == sorted(expected)
+    held_out = [(record["anchor"], record["positive"]) for _, record in SCHEMA.validation_records(data)]
+    assert held_out == [(a, [b]) for a, b in pairs[:4]]
+
+
+def test_single_texts(tmp_path, tokenizer, monkeypatch):
+    """They suit a teacher's vectors alone, and may stand beside pairs; each text has its number."""
+    numbered = schema_for("mse", vectors_of="each")
+    single = config(tmp_path / "single.jsonl", [{"sentence": word} for word in WORDS[:3]])
+    assert vars(infer_fields(single, numbered)) == vars(replace(single, text_field="sentence", pair_field=""))
+    anchors = config(tmp_path / "anchors.jsonl", [{"anchor": word} for word in WORDS[:3]])
+    pairs = config(tmp_path / "pairs.jsonl", [{"anchor": "alpha", "positive": "beta", "negative": "gamma"}] * 2)
+    data = infer_fields(replace(anchors, train=anchors.train + pairs.train), numbered)
+    assert data.pair_field == "positive"
+    numbers = []
+    for store in prepare(data, tokenizer, "train", schema=numbered):
+        labels = store.read(np.arange(len(store)))["labels"]
+        numbers.append(sorted(labels[~np.isnan(labels)].tolist()))
+    assert numbers == [[0, 1, 2], [0, 1, 2, 3, 4, 5]]
+    with pytest.raises(ValueError, match="anchors.jsonl:1: no field 'positive' among anchor"):
+        prepare(replace(pairs, train=pairs.train + anchors.train), tokenizer, "train", schema=SCHEMA)
+    monkeypatch.setattr(module, "_MOST_NUMBERS", 2)
+    with pytest.raises(ValueError, match="holds more than 2 texts with vectors of another model; split it"):
+        prepare(replace(data, text_field="anchor", row_length=47), tokenizer, "train", schema=numbered)

@@ -9,7 +9,7 @@ import tarfile
 import pytest
 
 from jaxencoder.text.config import DataConfig
-from jaxencoder.text.sources import class_names, fingerprint, pair_fields, read
+from jaxencoder.text.sources import class_names, field_names, fingerprint, pair_fields, read
 
 
 def test_pydocs() -> None:
@@ -119,6 +119,8 @@ def test_which_sources_hold_pairs(write) -> None:
     both, one = write("both.jsonl", '{"text": "a", "b": "c"}\n'), write("one.jsonl", '{"text": "a"}\n')
     aligned = f"aligned:{one}|{both}"
     assert pair_fields(DataConfig(train=(one, aligned))) == {one: "", aligned: "pair"}
+    assert pair_fields(DataConfig(train=(both, aligned), pair_field="b")) == {both: "b", aligned: "b"}
+    assert set(next(read(aligned, pair_field="b"))) == set(field_names(aligned, pair_field="b")) == {"text", "b"}
     assert pair_fields(DataConfig(train=(one, both), pair_field="b")) == {one: "", both: "b"}
     assert pair_fields(DataConfig(train=(one,), validation=(both,), pair_field="b")) == {one: "b", both: "b"}
     assert pair_fields(DataConfig(train=(one, both), pair_field="b", label_field="y")) == {one: "b", both: "b"}
