@@ -16,6 +16,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 # Most of a test's time is compiling a program that runs once: with few optimisations it takes half as long.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+# The older emitters of loops compile in a third of the time.
+os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
 # The same programs are compiled again and again, in each worker and in the processes that tests start: all of them keep
 # and find their programs in one folder, which lives as long as the process that starts the workers.
 PROGRAMS = tempfile.TemporaryDirectory(prefix="jaxencoder-tests-")

@@ -1,7 +1,8 @@
-"""Scripts that run on several devices of the CPU, in a process of their own: jax fixes their number at its start."""
+"""Scripts that run on several devices of the CPU, in processes of their own: jax fixes their number at its start."""
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,13 +11,20 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def on_devices(count: int, *arguments: str, **environment: str) -> tuple[str, str]:
+def environment(devices: int = 1, **settings: str) -> dict[str, str]:
+    """The environment of a process whose CPU acts as this many devices."""
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
+    own = {"XLA_FLAGS": flags, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    own |= {"JAX_ENABLE_COMPILATION_CACHE": "false"}  # warns about files that another process is still writing
+    return os.environ | own | settings
+
+
+def on_devices(count: int, *arguments: str, **settings: str) -> tuple[str, str]:
     """Standard output and standard error of a Python process that must succeed."""
-    flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={count}", "PYTHONPATH": str(ROOT)}
-    flags |= {"JAX_PLATFORMS": "cpu"}
-    flags |= {"JAX_ENABLE_COMPILATION_CACHE": "false"}  # warns about files that another process is still writing
-    command, settings = [sys.executable, *arguments], os.environ | flags | environment
-    done = subprocess.run(command, env=settings, capture_output=True, text=True, cwd=ROOT, timeout=600)
+    command = [sys.executable, *arguments]
+    done = subprocess.run(
+        command, env=environment(count, **settings), capture_output=True, text=True, cwd=ROOT, timeout=600
+    )
     assert not done.returncode, done.stderr[-3000:]
     return done.stdout, done.stderr
 
@@ -24,3 +32,27 @@ def on_devices(count: int, *arguments: str, **environment: str) -> tuple[str, st
 def results_on_eight(script: str) -> Any:
     """What a script prints as JSON, on its last line; warnings are errors."""
     return json.loads(on_devices(8, "-W", "error", script)[0].splitlines()[-1])
+
+
+def free_port() -> int:
+    """A port for processes that find each other."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def run_twice(*arguments: object, devices: int = 1) -> None:
+    """Run Python in two processes at once, with a port and the number of the process as last arguments.
+
+    Both must succeed; warnings are errors.
+    """
+    command = [sys.executable, "-W", "error", *map(str, arguments), str(free_port())]
+    options: Any = {"env": environment(devices), "cwd": ROOT, "stderr": subprocess.PIPE, "text": True}
+    both = [subprocess.Popen([*command, number], **options) for number in "01"]
+    try:
+        errors = [process.communicate(timeout=600)[1] for process in both]
+    finally:
+        for process in both:
+            process.kill()
+            process.wait()
+    assert [process.returncode for process in both] == [0, 0], "\n".join(errors)[-3000:]

@@ -1,9 +1,7 @@
 """Checkpoints across processes: killed while saving, read back on another mesh, written by two hosts."""
 
-import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import textwrap
@@ -15,22 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxencoder.checkpoints.orbax import CheckpointManager, restore_step
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.devices import environment, run_twice
 
 
 def python(code: str, *args: object) -> list[str]:
     return [sys.executable, "-W", "error", "-c", textwrap.dedent(code), *map(str, args)]
-
-
-def environment(devices: int = 1) -> dict[str, str]:
-    own = {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        "PYTHONPATH": str(ROOT),
-        "JAX_PLATFORMS": "cpu",
-        "JAX_ENABLE_COMPILATION_CACHE": "false",  # warns of what another process has not written to its end
-    }
-    return os.environ | own
 
 
 SAVER = """
@@ -140,19 +127,6 @@ TWO = """
 
 
 def test_two_processes(tmp_path: Path) -> None:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    processes = [
-        subprocess.Popen(python(TWO, tmp_path, port, index), env=environment(), stderr=subprocess.PIPE, text=True)
-        for index in range(2)
-    ]
-    try:
-        errors = [process.communicate(timeout=120)[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(errors)
+    run_twice("-c", textwrap.dedent(TWO), tmp_path)
     got = restore_step(tmp_path)[1]["w"]
     assert np.array_equal(got, np.arange(32, dtype=np.float32).reshape(4, 8))

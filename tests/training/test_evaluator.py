@@ -1,10 +1,6 @@
 """Early stopping, also of interrupted runs."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 import textwrap
 from dataclasses import replace
 from pathlib import Path
@@ -16,11 +12,11 @@ from jaxencoder.training import loop
 from jaxencoder.training.config import TrainingConfig
 from jaxencoder.training.evaluator import past_evaluations, should_stop
 from jaxencoder.training.loop import train
+from tests.devices import run_twice
 
 from .conftest import interrupted, losses
 
 NAN = float("nan")
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize(
@@ -73,18 +69,7 @@ def test_processes_of_which_one_has_the_file(tmp_path: Path) -> None:
     (tmp_path / "0").mkdir()
     lines = [{"step": 2, "validation_loss": 0.1 + 0.2}, {"step": 4, "validation_loss": None}]
     (tmp_path / "0" / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    flags = {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "JAX_ENABLE_COMPILATION_CACHE": "false"}
-    command = [sys.executable, "-W", "error", "-c", textwrap.dedent(TWO), str(tmp_path), str(port)]
-    both = [subprocess.Popen([*command, index], env=os.environ | flags) for index in "01"]
-    try:
-        assert [process.wait(120) for process in both] == [0, 0]
-    finally:
-        for process in both:
-            process.kill()
-            process.wait()
+    run_twice("-c", textwrap.dedent(TWO), tmp_path)
     one = "{'loss': 0.30000000000000004}"
     for index in (0, 1):
         assert (tmp_path / f"{index}.txt").read_text() == f"[[], [{one}], [{one}, {{'loss': nan}}]]"

@@ -3,11 +3,9 @@
 import contextlib
 import json
 import logging
-import os
 import resource
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import textwrap
@@ -33,10 +31,10 @@ from jaxencoder.training.loop import train
 from jaxencoder.training.setup import set_up
 from jaxencoder.training.step import TrainState
 from jaxencoder.training.telemetry import Diverged
+from tests.devices import environment, free_port
 
 from .conftest import interrupted, losses
 
-ROOT = Path(__file__).resolve().parents[2]
 EIGHT = MeshConfig(data=1, fsdp=2, tensor=2, context=2)
 
 
@@ -149,11 +147,10 @@ CHILD = """
 """
 
 
-def start(target: Path, folder: Path, moment: str, number: int, *words: str, devices: int = 1, **environment: str):
-    flags = {"PYTHONPATH": str(ROOT), "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
-    environment = os.environ | flags | environment
+def start(target: Path, folder: Path, moment: str, number: int, *words: str, devices: int = 1, **settings: str):
+    settings = environment(devices, JAX_ENABLE_COMPILATION_CACHE="true", **settings)
     command = [sys.executable, "-c", textwrap.dedent(CHILD), str(target), str(folder), moment, str(number), *words]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(command, env=settings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def end(*processes: subprocess.Popen) -> tuple[list[int], str]:
@@ -199,9 +196,7 @@ def test_one_device_then_eight(reference: Path, config: RunConfig, tmp_path: Pat
 
 
 def pair(target: Path, folder: Path, moment: str, number: int, *words: tuple[str, ...], **environment: str):
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{s.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     several = {"JAXENCODER_DISTRIBUTED": "1", "JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2"}
     run = partial(start, target, folder, moment, number, **several, **environment)
     return end(*(run(*words[i], JAX_PROCESS_ID=str(i)) for i in range(2)))

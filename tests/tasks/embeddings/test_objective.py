@@ -17,7 +17,6 @@ from jaxencoder.objectives.objective import encode, mean
 from jaxencoder.tasks.embeddings.compared_texts import examples, ranking_accuracy
 from jaxencoder.tasks.task import TrainingLabels
 from jaxencoder.training.step import init_state, train_step
-from tests.devices import results_on_eight
 from tests.model.examples import BERT, FLOAT32, SMALL, Vocabulary, randomized_params, rows
 from tests.objectives.comparisons import KEY, assert_close, from_transformers, loss_and_gradients
 
@@ -187,15 +186,6 @@ def test_where_the_texts_stand_changes_nothing() -> None:
             single["tuples"][number, 0, column] = column
             start = span.stop
     assert_close(*(loss_and_gradients(objective, params, batch) for batch in (single, packed)))
-
-
-def test_devices_compare_all_texts() -> None:
-    """Loss and gradients of one device and of eight, in parts too: see eight_devices.py."""
-    one, *others = results_on_eight("tests/tasks/embeddings/eight_devices.py").values()
-    assert len(others) == 2
-    for other in others:
-        assert other["loss"] == pytest.approx(one["loss"], rel=1e-6)
-        np.testing.assert_allclose(other["gradients"], one["gradients"], rtol=1e-5, atol=1e-6)
 
 
 def test_accuracy() -> None:
