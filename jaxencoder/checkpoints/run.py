@@ -53,6 +53,11 @@ def open_run(folder: Path, step: Step = "latest") -> Checkpoint:
     config = saved_config(folder)
     tokenizer = load_tokenizer(folder / TOKENIZER_FOLDER, config.model.vocab_size)
     number, params = read_params(folder, config, step)
+    return as_checkpoint(config, tokenizer, params, number)
+
+
+def as_checkpoint(config: RunConfig, tokenizer: Tokenizer, params: Params, number: int) -> Checkpoint:
+    """The model of a run with the parameters that it has, or averages, after this number of steps."""
     params = merge_lora(config.adapter, params)
     config = config.at_step(number)
     # The discriminator of replaced-token detection may have been written alone.

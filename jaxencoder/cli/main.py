@@ -29,6 +29,7 @@ VERBS: dict[str, type[Verb]] = {
     "evaluate": measure.Evaluate,
     "evaluate similarity": measure.EvaluateSimilarity,
     "evaluate pair-classification": measure.EvaluatePairClassification,
+    "evaluate triplets": measure.EvaluateTriplets,
     "evaluate bitext": measure.EvaluateBitext,
     "evaluate classification": measure.EvaluateClassification,
     "evaluate clustering": measure.EvaluateClustering,

@@ -12,8 +12,8 @@ from jaxencoder.model.config import Similarity
 from jaxencoder.training.memory import keep_freed_memory
 
 _Task = Literal[
-    "similarity", "pair_classification", "bitext", "classification", "clustering", "retrieval", "compression",
-    "reranking", "probing"
+    "similarity", "pair_classification", "triplets", "bitext", "classification", "clustering", "retrieval",
+    "compression", "reranking", "probing"
 ]  # fmt: skip
 # document_prompt is a prompt
 EMBED_OPTIONS = {"pooling", "pool_factor", "max_active_dims", "prompt", "document_prompt", "batch_tokens"}
@@ -23,8 +23,8 @@ _Sets = Positional[Annotated[tuple[str, ...], arg(metavar="DATA ...", help_behav
 class Evaluate(verb.Verb):
     """Evaluate a run on its own task, or a published model with a head.
 
-    For any model on published sets: evaluate similarity, pair-classification, bitext, classification, clustering,
-    retrieval, compression, reranking, probing.
+    For any model on published sets: evaluate similarity, pair-classification, triplets, bitext, classification,
+    clustering, retrieval, compression, reranking, probing.
 
     Example: jaxencoder evaluate runs/sst2 --data test.jsonl --slice-by lang
     """
@@ -116,6 +116,15 @@ class EvaluatePairClassification(_PairSets):
     """Field of the label."""
     similarity: Annotated[Similarity | Literal["all"] | None, verb.default_is("the model's own")] = None
     """Function of two vectors; all: a row for each."""
+
+
+class EvaluateTriplets(_PairSets):
+    """Evaluate vectors by how often a text is more similar to its positive than to its negative.
+
+    Example: jaxencoder evaluate triplets runs/small nli/dev.jsonl
+    """
+
+    task: ClassVar[_Task] = "triplets"
 
 
 class EvaluateBitext(_PairSets):

@@ -30,6 +30,7 @@ from jaxencoder.evaluation.report import write_report
 from jaxencoder.evaluation.retrieval import evaluate_reranking, evaluate_retrieval, qrels_file
 from jaxencoder.evaluation.similarity import evaluate_similarity
 from jaxencoder.evaluation.slices import slice_metrics
+from jaxencoder.evaluation.triplets import evaluate_triplets
 from jaxencoder.files import read_json, write_json
 from jaxencoder.inference import devices
 from jaxencoder.inference.load import load
@@ -51,12 +52,13 @@ RESULTS_FILE = "results.json"
 VALIDATION = "validation"  # names the data that a run holds out
 
 PublishedTask = Literal[
-    "similarity", "pair_classification", "bitext", "classification", "clustering", "retrieval", "compression",
-    "reranking", "probing"
+    "similarity", "pair_classification", "triplets", "bitext", "classification", "clustering", "retrieval",
+    "compression", "reranking", "probing"
 ]  # fmt: skip
 _FUNCTIONS: dict[PublishedTask, Callable[..., dict[str, Any]]] = {
     "similarity": evaluate_similarity,
     "pair_classification": evaluate_pair_classification,
+    "triplets": evaluate_triplets,
     "bitext": evaluate_bitext,
     "classification": evaluate_classification,
     "clustering": evaluate_clustering,
@@ -218,7 +220,7 @@ def _with_fields(model: OpenedModel, task: Task | None, source: str | None, fiel
 
 def kept_step(config: RunConfig) -> Literal["latest", "best"]:
     """The checkpoint that a run is judged by: its best, where it holds something out and keeps the best."""
-    holds_out = config.data.validation or config.data.validation_fraction
+    holds_out = config.data.validation or config.data.validation_fraction or config.training.evaluations
     return "best" if config.training.keep_best and holds_out else "latest"
 
 

@@ -21,7 +21,15 @@ def load(
     kind: type[OpenedModel] = OpenedModel,
 ) -> OpenedModel:
     """Open a model as a `kind`; see `jaxencoder.api.load`."""
-    checkpoint = open_checkpoint(path, step, revision)
+    return opened_checkpoint(open_checkpoint(path, step, revision), dtype, kind)
+
+
+def opened_checkpoint(
+    checkpoint: Checkpoint,
+    dtype: Literal["float32", "bfloat16"] | None = None,
+    kind: type[OpenedModel] = OpenedModel,
+) -> OpenedModel:
+    """A checkpoint in memory, opened as by `load`."""
     config = (checkpoint.base or checkpoint).config
     if dtype is None:
         dtype = "float32" if jax.default_backend() == "cpu" or before_ampere() else config.compute.dtype

@@ -27,7 +27,16 @@ _MAY_CHANGE = {"name", "compute", "mesh", "phases", "data.cache", "data.workers"
     f"training.{name}"
     for name in (
         *("steps", "epochs", "log_every", "eval_every", "num_evaluations", "eval_batches", "checkpoint_every"),
-        *("keep_checkpoints", "keep_best", "best_metric", "best_mode", "patience", "profile_steps", "tensorboard"),
+        *(
+            "keep_checkpoints",
+            "keep_best",
+            "evaluations",
+            "best_metric",
+            "best_mode",
+            "patience",
+            "profile_steps",
+            "tensorboard",
+        ),
     )
 }
 _PARTS = ("settings", "tokenizer", "training rows", "held-out rows")
@@ -123,6 +132,15 @@ def check_processes(texts: list[str] | None) -> None:
             raise ValueError(
                 f"the processes of this run do not have the same {name}; give each the same command and the same files."
             )
+
+
+def of_first_process(value: Any) -> Any:
+    """The value of process 0, of what JSON holds, on every process. Each must call it."""
+    if jax.process_count() == 1:
+        return value
+    text = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    size = multihost_utils.broadcast_one_to_all(np.int32(text.size))
+    return json.loads(multihost_utils.broadcast_one_to_all(np.resize(text, int(size))).tobytes())
 
 
 def _describe(stores: tuple[Store, ...]) -> str:

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from jaxencoder.training.held_out import parse
+
 OptimizerName = Literal["adamw", "lamb", "adafactor", "muon", "stable_adamw"]
 ScheduleName = Literal["linear", "cosine", "wsd", "constant"]
 
@@ -46,10 +48,15 @@ class TrainingConfig:
     """Number of newest checkpoints to keep."""
     keep_best: bool = True
     """Also keep the checkpoint with the best held-out result."""
+    evaluations: tuple[str, ...] = ()
+    """Sets on which each evaluation also measures the model, TASK:SET each, such as similarity:sts/dev.jsonl or
+    retrieval:scifact (scifact/qrels/dev.tsv for its split dev). Tasks: similarity, pair-classification, triplets,
+    bitext and retrieval as of jaxencoder evaluate; reranking, of lists with the fields of the training data."""
     best_metric: str = ""
-    """Metric that decides which checkpoint is the best. Empty: the objective's own, such as accuracy for classes."""
+    """Metric that decides which checkpoint is the best, such as similarity/sts-dev/spearman. Empty: the first one of
+    evaluations, or else the objective's own, such as accuracy for classes."""
     best_mode: Literal["min", "max"] = "min"
-    """Whether the best value is the lowest or the highest. Known for the objective's own metric."""
+    """Whether the best value is the lowest or the highest. Known for the objective's own metric and for evaluations."""
     patience: int = 0
     """Stop after this number of evaluations without a better best_metric. 0: run all steps."""
     profile_steps: tuple[int, ...] = ()
@@ -75,6 +82,12 @@ class TrainingConfig:
             )
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"training.ema_decay must be in [0, 1), got {self.ema_decay}.")
+        parse(self.evaluations)
+
+    @property
+    def evaluation_metrics(self) -> tuple[str, ...]:
+        """Names of the metrics on the sets of `evaluations`, in order."""
+        return tuple(metric for held_out in parse(self.evaluations) for metric in held_out.metrics)
 
     def resolve(self, rows: int, examples: int, shards: int = 1) -> "TrainingConfig":
         """Replace epochs and num_evaluations by steps, and set batch_size from batch_examples.

@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from jaxencoder.adapters.lora import with_lora
@@ -18,6 +17,7 @@ from jaxencoder.model.config import EncoderConfig
 from jaxencoder.sharding import batch_sharding
 from jaxencoder.text.batches import Batches, prefetch
 from jaxencoder.text.store import Store
+from jaxencoder.training.agreement import of_first_process
 from jaxencoder.training.config import TrainingConfig
 from jaxencoder.training.resolve import unique_stores
 from jaxencoder.training.setup import Setup
@@ -75,20 +75,27 @@ def best_metric(setup: Setup) -> str:
     ValueError if it is unknown, or if training.patience is set without held-out rows.
     """
     settings = setup.config.training
-    if not (settings.keep_best and setup.validation):
+    if not (settings.keep_best and (setup.validation or settings.evaluations)):
         if settings.patience:
             raise ValueError(f"training.patience is {settings.patience}, but no data is held out; set it to 0.")
         return ""
-    key = jax.random.key(0)
-    batch = Batches(setup.validation, setup.config.data, settings.batch_size, shuffle=False).batch(0)
-    metrics = jax.eval_shape(partial(eval_step, setup.objective), jax.eval_shape(setup.objective.init, key), batch, key)
-    names = [*metrics, *(("perplexity",) if setup.config.objective.masked_loss else ())]
+    names = [*_objective_metrics(setup), *settings.evaluation_metrics]
     if settings.best_metric not in names:
         raise ValueError(
-            f"training.best_metric is {settings.best_metric!r}, but this objective measures {', '.join(names)}; "
+            f"training.best_metric is {settings.best_metric!r}, but this run measures {', '.join(names)}; "
             "choose one of them, or set training.keep_best to false."
         )
     return settings.best_metric
+
+
+def _objective_metrics(setup: Setup) -> list[str]:
+    """Names of the metrics on the held-out rows."""
+    if not setup.validation:
+        return []
+    key, settings = jax.random.key(0), setup.config.training
+    batch = Batches(setup.validation, setup.config.data, settings.batch_size, shuffle=False).batch(0)
+    metrics = jax.eval_shape(partial(eval_step, setup.objective), jax.eval_shape(setup.objective.init, key), batch, key)
+    return [*metrics, *(("perplexity",) if setup.config.objective.masked_loss else ())]
 
 
 def unigram_loss(train: tuple[Store, ...], validation: tuple[Store, ...]) -> float:
@@ -111,13 +118,8 @@ def past_evaluations(run_dir: Path, step: int) -> list[dict[str, float]]:
     They are read from metrics.jsonl, so that an interrupted run stops at the same step as an uninterrupted one. Later
     evaluations will be repeated.
     """
-    evaluations = _read(run_dir / METRICS_FILE, step) if jax.process_index() == 0 else []
-    if jax.process_count() == 1:
-        return evaluations
     # Only process 0 writes the file, and other hosts may not see it.
-    text = np.frombuffer(json.dumps(evaluations).encode(), np.uint8)
-    size = multihost_utils.broadcast_one_to_all(np.int32(text.size))
-    return json.loads(multihost_utils.broadcast_one_to_all(np.resize(text, int(size))).tobytes())
+    return of_first_process(_read(run_dir / METRICS_FILE, step) if jax.process_index() == 0 else [])
 
 
 def _read(path: Path, step: int) -> list[dict[str, float]]:

@@ -14,6 +14,7 @@ from jaxencoder.config import RunConfig
 from jaxencoder.kernels.platform import before_ampere
 from jaxencoder.sharding import make_mesh
 from jaxencoder.training.evaluator import best_metric, evaluator, past_evaluations, should_stop
+from jaxencoder.training.measures import measures
 from jaxencoder.training.phases import batches_after, compile_updates
 from jaxencoder.training.preemption import Interrupted, SigtermHandler
 from jaxencoder.training.resolve import labeled_examples
@@ -33,7 +34,7 @@ def train(config: RunConfig, run_dir: str | Path) -> dict[str, float]:
             continued from its newest intact checkpoint gives the numbers that an uninterrupted run gives.
 
     Returns:
-        The last evaluation's metrics; empty without held-out data.
+        The last evaluation's metrics, on held-out rows and on the sets of training.evaluations; empty without both.
 
     Raises:
         ValueError: the configuration contradicts itself, the data, the devices or the run in the folder.
@@ -52,7 +53,7 @@ def train(config: RunConfig, run_dir: str | Path) -> dict[str, float]:
         evaluations = past_evaluations(run_dir, step)
         if step >= settings.steps or should_stop(evaluations, settings):
             return _report_finished(run_dir, step, settings.steps, evaluations)
-        evaluate, result = evaluator(setup, mesh), {}
+        evaluate, measure, result = evaluator(setup, mesh), measures(setup.config, setup.tokenizer), {}
         with (
             Telemetry(run_dir, setup.config, state.params, start=step) as telemetry,
             contextlib.closing(batches_after(step, setup, mesh, telemetry.begin_phase)) as feed,
@@ -65,7 +66,7 @@ def train(config: RunConfig, run_dir: str | Path) -> dict[str, float]:
                 is_last, is_stopped, result = step == settings.steps, sigterm.should_stop(step), {}
                 if is_last or (settings.eval_every and step % settings.eval_every == 0):
                     telemetry.flush()
-                    result = evaluate(state)
+                    result = evaluate(state) | measure(state)
                     telemetry.evaluation(step, result)
                     evaluations = [*evaluations, result]
                     if should_stop(evaluations, settings) and not is_last:

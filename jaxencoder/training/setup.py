@@ -20,6 +20,7 @@ from jaxencoder.text.sources.fields import format_fields, infer_fields
 from jaxencoder.text.store import Store
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 from jaxencoder.training import agreement
+from jaxencoder.training.measures import check_sets
 from jaxencoder.training.resolve import resolve_from_data, with_training
 from jaxencoder.training.teacher import with_vectors
 
@@ -61,6 +62,7 @@ def _prepare_run(config: RunConfig, run_dir: Path) -> Setup:
         config = with_training(config, batch_size=saved.training.batch_size)
     if saved:
         agreement.check_settings(run_dir, saved, config, step)
+    check_sets(config)
     progress = jax.process_index() == 0
     if progress and (note := row_length_note(requested, config)):
         print(note, flush=True)

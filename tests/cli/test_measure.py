@@ -42,6 +42,7 @@ def test_evaluate(calls, capsys):
             {"label_field": "gold", "options": EmbedOptions(prompt="query: ")},
         ),
         ("pair-classification", ["--similarity", "all"], {"similarity": "all"}),
+        ("triplets", ["--pair-field", "b"], {"pair_field": "b"}),
         ("bitext", ["--pair-field", "de"], {"pair_field": "de"}),
         (
             "classification",

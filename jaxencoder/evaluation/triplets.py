@@ -1,0 +1,67 @@
+"""Triplets: how often a text is more similar to its positive than to its negative.
+
+As in the TripletEvaluator of sentence-transformers, Reimers and Gurevych 2019, arXiv:1908.10084.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxencoder.evaluation.vectors import text_vectors
+from jaxencoder.inference.model import OpenedModel
+from jaxencoder.inference.options import DEFAULT_OPTIONS, EmbedOptions
+from jaxencoder.model.similarity import pair_similarities
+from jaxencoder.tasks.embeddings.data import EmbeddingSchema, negatives
+from jaxencoder.tasks.records import numbered, with_texts
+from jaxencoder.text.messages import listed
+from jaxencoder.text.sources import field_names
+
+
+def read_triplets(sources: Sequence[str], text_field: str = "", pair_field: str = "") -> list[tuple[str, str, str]]:
+    """The anchor, positive and negative of each triplet of the set that the sources hold together.
+
+    A record gives a triplet for each of its negatives, which are the fields `negatives` reads. ValueError if it has
+    none, a field is missing or no text, or the fields have no usual names.
+    """
+    names = field_names(sources[0])
+    usual = next((pair for pair in EmbeddingSchema.pair_names if set(pair) <= set(names)), ("", ""))
+    fields = text_field or usual[0], pair_field or usual[1]
+    if not all(fields):
+        advice = "name them with --text-field and --pair-field"
+        raise ValueError(f"{sources[0]} has the fields {listed(names)}, and no usual anchor and positive; {advice}")
+    triplets = []
+    for source in sources:
+        for where, record in numbered(source, fields[0], fields[1:]):
+            anchor, positive = (with_texts(record, fields, where)[name] for name in fields)
+            others = negatives(record)
+            if not others or not all(isinstance(text, str) for text in others):
+                raise ValueError(f"{where}: no text in negative, negative_1, ...; add one or drop the record")
+            triplets += [(anchor, positive, other) for other in others]
+    return triplets
+
+
+def evaluate_triplets(
+    model: OpenedModel,
+    sources: Sequence[str],
+    text_field: str = "",
+    pair_field: str = "",
+    options: EmbedOptions = DEFAULT_OPTIONS,
+) -> dict[str, Any]:
+    """Compare the similarities of anchors with positives and with negatives, by the model's `sentence.similarity`.
+
+    Args:
+        sources: as in `jaxencoder.text.sources`; together they are one set.
+        text_field, pair_field: of the anchor and the positive; empty: usual names.
+        options: of the vectors.
+
+    Returns:
+        triplets, their number; similarity, the name of the function; accuracy, the fraction of triplets whose positive
+        is more similar than the negative, without ties.
+    """
+    triplets = read_triplets(sources, text_field, pair_field)
+    vectors = text_vectors(model, [text for triplet in triplets for text in triplet], options)
+    anchors, positives, others = (vectors[column::3] for column in range(3))
+    similarity = model.sentence.similarity
+    better = pair_similarities(similarity, anchors, positives) > pair_similarities(similarity, anchors, others)
+    return {"triplets": len(triplets), "similarity": similarity, "accuracy": float(np.mean(better))}
