@@ -120,6 +120,10 @@ class ComparedTexts(TaskObjective):
             raise ValueError(f"{problem}; leave out data.label_field, {labels.field}, or set another loss.")
         return dataclasses.replace(self, similarity=self.sentence.similarity)
 
+    def resumed(self, saved: Self) -> Self:
+        left_open = [name for name in self.from_data if not getattr(self, name)]
+        return dataclasses.replace(self, **{name: getattr(saved, name) for name in left_open})
+
 
 def examples(vectors: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The examples of a batch: their vectors float32 [N, C, D], which texts there are bool [N, C], scores float32 [N].
