@@ -34,10 +34,10 @@ def read_triplets(sources: Sequence[str], text_field: str = "", pair_field: str 
     for source in sources:
         for where, record in numbered(source, fields[0], fields[1:]):
             anchor, positive = (with_texts(record, fields, where)[name] for name in fields)
-            others = negatives(record)
-            if not others or not all(isinstance(text, str) for text in others):
+            texts = negatives(record)
+            if not texts or not all(isinstance(text, str) for text in texts):
                 raise ValueError(f"{where}: no text in negative, negative_1, ...; add one or drop the record")
-            triplets += [(anchor, positive, other) for other in others]
+            triplets += [(anchor, positive, negative) for negative in texts]
     return triplets
 
 
@@ -61,7 +61,7 @@ def evaluate_triplets(
     """
     triplets = read_triplets(sources, text_field, pair_field)
     vectors = text_vectors(model, [text for triplet in triplets for text in triplet], options)
-    anchors, positives, others = (vectors[column::3] for column in range(3))
+    anchor, positive, negative = (vectors[column::3] for column in range(3))
     similarity = model.sentence.similarity
-    better = pair_similarities(similarity, anchors, positives) > pair_similarities(similarity, anchors, others)
+    better = pair_similarities(similarity, anchor, positive) > pair_similarities(similarity, anchor, negative)
     return {"triplets": len(triplets), "similarity": similarity, "accuracy": float(np.mean(better))}

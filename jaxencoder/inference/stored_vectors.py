@@ -20,6 +20,7 @@ from jaxencoder.files import write_atomic
 from jaxencoder.inference.embed import embed
 from jaxencoder.inference.model import OpenedModel
 from jaxencoder.inference.options import EmbedOptions
+from jaxencoder.inference.token_vectors import gives_token_vectors
 from jaxencoder.model.similarity import check_finite
 from jaxencoder.parameters import flatten
 
@@ -96,6 +97,8 @@ def text_vectors(model: OpenedModel, digest: str, texts: Sequence[str], options:
     """
     if model.sentence.sparse is not None:
         raise ValueError("the model gives sparse vectors, which are not stored; name a dense model")
+    if gives_token_vectors(model, options):
+        raise ValueError("the model gives a vector for each token, which are not stored; name a dense model")
     settings = json.loads(json.dumps({**asdict(options), "batch_tokens": None}, default=str))
     parts = []
     with tqdm(total=len(texts), unit=" texts", desc="Embedding", disable=None) as bar:

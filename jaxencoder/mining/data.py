@@ -24,6 +24,7 @@ class Pairs(NamedTuple):
     fields: tuple[str, str]  # names of the query and the positive in records
     duplicates: int  # documents that were equal to an earlier one
     empty: int  # pairs and documents left out because a text is empty
+    same_ids: dict[int, list[int]]  # of some queries, the documents that have their id in a BEIR folder
 
 
 class _Texts:
@@ -61,7 +62,12 @@ def read_pairs(data: MiningData) -> Pairs:
         duplicates += text in searched
         searched.add(text)
         documents.add(text)
-    return Pairs(list(queries.positions), list(documents.positions), positives, fields, duplicates, empty)
+    same_ids: dict[int, list[int]] = {}
+    folders = map(Path, filter(is_beir, data.sources))
+    for query, text in (pair for folder in folders for pair in _same_ids(folder, data.split)):
+        if query in queries.positions and text in documents.positions:
+            same_ids.setdefault(queries.positions[query], []).append(documents.positions[text])
+    return Pairs(list(queries.positions), list(documents.positions), positives, fields, duplicates, empty, same_ids)
 
 
 def is_beir(source: str) -> bool:
@@ -101,6 +107,12 @@ def _judged_pairs(folder: Path, split: str) -> Iterator[tuple[str, str]]:
         for i, relevance in judged.items():
             if relevance > 0 and i in texts:
                 yield queries[query], texts[i]
+
+
+def _same_ids(folder: Path, split: str) -> Iterator[tuple[str, str]]:
+    """The queries of a BEIR folder that are documents too, by their id, and the texts of these documents."""
+    queries = read_queries(folder, read_qrels(qrels_file(folder, split)))
+    return ((queries[x["_id"]], x["text"]) for x in read_corpus(folder) if x["_id"] in queries)
 
 
 def _corpus(data: MiningData) -> Iterator[str]:

@@ -38,9 +38,10 @@ def mine(
     """Write pairs with texts that a model finds similar to the query but that are no positives of it.
 
     Each query is compared with all texts, by the model's similarity. A text that is equal to the query or to one of its
-    positives is no negative. Records have the fields of the pair, negative_1, negative_2, ..., and scores: of the query
-    with the positive, then with each negative. Numbers equal those of sentence-transformers' mine_hard_negatives, which
-    takes the cosine even for a model with another similarity.
+    positives is no negative, nor is a document of a BEIR folder that has the query's id. Records have the fields of the
+    pair, negative_1, negative_2, ..., and scores: of the query with the positive, then with each negative. Numbers
+    equal those of sentence-transformers' mine_hard_negatives, which takes the cosine even for a model with another
+    similarity.
 
     Args:
         model: anything that `load` takes, or an open model.
@@ -95,8 +96,9 @@ def _searched(
     queries = text_vectors(model, digest, pairs.queries, query_options, folder)
     documents = text_vectors(model, digest, pairs.documents, document_options, folder)
     positions = {text: i for i, text in enumerate(pairs.documents)}
-    equal = {i: positions[text] for i, text in enumerate(pairs.queries) if text in positions}
-    return Searched(model.sentence.similarity, queries, documents, pairs.positives, equal)
+    equal = {i: [positions[text]] for i, text in enumerate(pairs.queries) if text in positions}
+    excluded = {i: [*equal.get(i, []), *pairs.same_ids.get(i, [])] for i in equal.keys() | pairs.same_ids.keys()}
+    return Searched(model.sentence.similarity, queries, documents, pairs.positives, excluded)
 
 
 def _rescorer(model: OpenedModel, pairs: Pairs, batch_tokens: int | None, folder: Path) -> Rescore:

@@ -5,7 +5,7 @@ arXiv:2407.15831.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -49,12 +49,12 @@ class Searched:
     queries: Vectors
     documents: Vectors
     positives: Sequence[Sequence[int]]
-    excluded: dict[int, int] = field(default_factory=dict)
+    excluded: Mapping[int, Sequence[int]] = field(default_factory=dict)
     rescore: Rescore | None = None
 
     def barred(self, query: int) -> list[int]:
         """The documents that are no negatives of a query."""
-        return [*self.positives[query], *([self.excluded[query]] if query in self.excluded else [])]
+        return [*self.positives[query], *self.excluded.get(query, ())]
 
 
 def mine_negatives(searched: Searched, config: MiningConfig, counts: Counter[str]) -> Iterator[list[Negatives]]:

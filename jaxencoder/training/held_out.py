@@ -33,7 +33,7 @@ class HeldOutSet(NamedTuple):
 
     @property
     def folder_and_split(self) -> tuple[Path, str]:
-        """Of a source that is a BEIR folder, or a file of relevances in it: FOLDER/qrels/SPLIT.tsv."""
+        """The BEIR folder and the split of a source FOLDER, which means test, or FOLDER/qrels/SPLIT.tsv."""
         path = Path(self.source)
         return (path.parents[1], path.stem) if path.suffix == ".tsv" and path.parent.name == "qrels" else (path, "test")
 

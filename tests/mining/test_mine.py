@@ -11,11 +11,17 @@ from jaxencoder.inference import stored_vectors
 from jaxencoder.inference.stored_vectors import Vectors
 from jaxencoder.mining import mine as mining
 from jaxencoder.mining.config import MiningConfig, MiningData
+from jaxencoder.model.multi_vector import MultiVectorConfig
 from jaxencoder.model.sentence import SentenceConfig
+from jaxencoder.model.sparse import SparseConfig
 from jaxencoder.text.sources import read
 from tests.tasks.conftest import write_records
 
 PAIRS = [("0", "10"), ("0", "20"), ("90", "80"), ("90", "80"), ("180", " ")]
+
+
+def model_named(name: str, **settings) -> SimpleNamespace:
+    return SimpleNamespace(**{"name": name, "sentence": SentenceConfig(), "multi_vector": None} | settings)
 
 
 @pytest.fixture
@@ -35,7 +41,7 @@ def computed(monkeypatch) -> list[str]:
     monkeypatch.setattr(stored_vectors, "embed", embed)
     monkeypatch.setattr(mining, "score_pairs", score_pairs)
     monkeypatch.setattr(mining, "check_cross_encoder", lambda model: None)
-    monkeypatch.setattr(mining, "opened", lambda name: SimpleNamespace(name=name, sentence=SentenceConfig()))
+    monkeypatch.setattr(mining, "opened", model_named)
     monkeypatch.setattr(mining, "model_digest", lambda model: model.name)
     return seen
 
@@ -110,6 +116,30 @@ def test_relevance_judgments(computed, tmp_path) -> None:
     assert [json.dumps(list(record.values())[:4]) for record in records] == ['["0", "20", "10", "50"]']
     with pytest.raises(FileNotFoundError, match="no file .*dev.tsv; its splits are"):
         mine(tmp_path, data=MiningData((str(folder),), split="dev"))
+
+
+def test_queries_that_are_documents(computed, tmp_path) -> None:
+    """As in ArguAna, a document with the id of the query is no negative of it, whatever its text."""
+    (tmp_path / "beir" / "qrels").mkdir(parents=True)
+    texts = {"a": "1", "b": "20", "c": "50"}
+    write_records(tmp_path / "beir" / "corpus.jsonl", [{"_id": i, "text": text} for i, text in texts.items()])
+    write_records(tmp_path / "beir" / "queries.jsonl", [{"_id": "a", "text": "0"}, {"_id": "q", "text": "2"}])
+    (tmp_path / "beir" / "qrels" / "train.tsv").write_text("a\tb\t1\nq\tb\t1\n")
+    _, records = mine(tmp_path, data=str(tmp_path / "beir"), config=MiningConfig(num_negatives=1))
+    assert [record["negative_1"] for record in records] == ["50", "1"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"sentence": SentenceConfig(sparse=SparseConfig())}, "gives sparse vectors, which are not stored; name a"),
+        ({"multi_vector": MultiVectorConfig()}, "gives a vector for each token, which are not stored; name a dense"),
+    ],
+)
+def test_other_models(settings: dict, message: str, computed, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(mining, "opened", lambda name: model_named(name, **settings))
+    with pytest.raises(ValueError, match=message):
+        mine(tmp_path)
 
 
 def test_invalid_data(computed, tmp_path) -> None:

@@ -85,13 +85,13 @@ def test_killed_runs_end_alike(kind: str, run: RunConfig, tmp_path: Path, sigter
     task, source = SETS[kind][0].split(":")
     match kind:
         case "reranking":
-            found = evaluate(cut, source, step="best")
+            measured = evaluate(cut, source, step="best")
         case "multi-vector":
-            (found,) = evaluate_task(cut, task, ["beir"], step="best", split="dev").values()
+            (measured,) = evaluate_task(cut, task, ["beir"], step="best", split="dev").values()
         case _:
-            (found,) = evaluate_task(cut, task, [source], step="best").values()
+            (measured,) = evaluate_task(cut, task, [source], step="best").values()
     assert kept_step(config) == "best"
-    assert found[metric.rpartition("/")[2]] == pytest.approx(values[best], abs=1e-6)
+    assert measured[metric.rpartition("/")[2]] == pytest.approx(values[best], abs=1e-6)
 
 
 @pytest.mark.parametrize(

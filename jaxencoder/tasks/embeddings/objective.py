@@ -12,12 +12,13 @@ from jaxencoder.model.config import ComputeConfig, EncoderConfig, Pooling
 from jaxencoder.model.encoder import Encoder, init_params
 from jaxencoder.model.sentence import MODULES, Module, SentenceConfig, sentence_vectors
 from jaxencoder.objectives.objective import Batch, Metrics, Objective, Params, Vocabulary, encode_layers, mean, terms
-from jaxencoder.tasks.embeddings.compared_texts import ComparedTexts, examples, is_anchor, ranking_accuracy
+from jaxencoder.tasks.embeddings.compared_texts import examples, is_anchor, ranking_accuracy
 from jaxencoder.tasks.embeddings.layers import LayerSettings, layer_divergence, loss_of_layers
 from jaxencoder.tasks.embeddings.losses import VectorLoss
 from jaxencoder.tasks.embeddings.matryoshka import matryoshka
 from jaxencoder.tasks.embeddings.modules import Activation, with_projection
 from jaxencoder.tasks.embeddings.parts import in_parts
+from jaxencoder.tasks.embeddings.prompted_texts import PromptedTexts
 from jaxencoder.tasks.embeddings.spread import global_orthogonality
 from jaxencoder.tasks.embeddings.teacher import (
     PROJECTION,
@@ -35,12 +36,11 @@ from jaxencoder.tasks.task import Network, TrainingLabels
 from jaxencoder.text.buckets import prompt_tokens
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
-NO_PROMPT = "none"  # a value of the settings of prompts
 LAYERS = "layer_vectors"  # name in a batch of the vectors [L, B, E, D] of the first layers
 
 
 @dataclass(frozen=True)
-class Embeddings(LayerSettings, TeacherSettings, ComparedTexts):
+class Embeddings(LayerSettings, TeacherSettings, PromptedTexts):
     """Settings of the training of embeddings; ValueError if one lies outside its range."""
 
     pooling: Literal["", Pooling] = ""
@@ -63,17 +63,10 @@ class Embeddings(LayerSettings, TeacherSettings, ComparedTexts):
     """Also train these leading dimensions of the vectors (Matryoshka), such as 384 256 128 64. Empty: all only."""
     spread: float = 0.0
     """Factor of a loss that spreads the vectors over the space, as in EmbeddingGemma."""
-    query_prompt: str = ""
-    """Text put before each anchor, or the name of a prompt that init_from stores, or none. Empty: its prompt query, or
-    else its default prompt, if it has them."""
-    document_prompt: str = ""
-    """The same for the other texts; empty: its prompt document, or else its default prompt."""
-    other_prompts: tuple[str, ...] = ()
-    """Name and text, in turn, of other prompts that the model stores for later use. Empty: as init_from has them."""
     include_prompt: bool = True
     """Pool the tokens of prompts too. False if init_from does not."""
 
-    from_data: ClassVar[tuple[str, ...]] = (*ComparedTexts.from_data, "pooling", "teacher_size")
+    from_data: ClassVar[tuple[str, ...]] = (*PromptedTexts.from_data, "pooling", "teacher_size")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -92,10 +85,6 @@ class Embeddings(LayerSettings, TeacherSettings, ComparedTexts):
         if not self.projection and self.projection_activation != "identity":
             problem = f"objective.projection_activation is {self.projection_activation}, but objective.projection is 0"
             raise ValueError(f"{problem}; give the size of the vectors.")
-        if len(self.other_prompts) % 2:
-            raise ValueError(
-                f"objective.other_prompts is {self.other_prompts}; give a name and a text for each prompt."
-            )
         if self.dimensions and min(self.dimensions) < 1:
             raise ValueError(f"objective.dimensions is {self.dimensions}; give positive numbers.")
 
@@ -103,21 +92,11 @@ class Embeddings(LayerSettings, TeacherSettings, ComparedTexts):
     def sentence(self) -> SentenceConfig:
         poolings: tuple[Pooling, ...] = (self.pooling or "mean", *self.more_poolings)
         similarity = self.similarity or "cosine"
-        names = zip(("query", "document"), self.prompts, strict=True)
-        more = zip(self.other_prompts[::2], self.other_prompts[1::2], strict=True)
         is_separate = self.towers == "separate"  # then the names of prompts tell the towers apart
-        prompts = tuple((name, text) for name, text in (*names, *more) if text or is_separate)
-        query, document = self.prompts
-        default = "query" if query and query == document else None  # one prompt for all texts
-        settings = {"prompts": prompts, "default_prompt": default, "include_prompt": self.include_prompt}
+        settings = self.prompt_settings(keep_empty=is_separate) | {"include_prompt": self.include_prompt}
         settings |= {"modules": self.modules, "normalize": self.normalize}
         settings |= {"default_role": "document" if is_separate else None}
         return SentenceConfig(poolings, similarity=similarity, **settings)
-
-    @property
-    def prompts(self) -> tuple[str, str]:
-        query, document = ("" if text == NO_PROMPT else text for text in (self.query_prompt, self.document_prompt))
-        return query, document
 
     def network(self, encoder: EncoderConfig, compute: ComputeConfig) -> Network:
         """Scores are the vectors [B, E, D] float32 of the texts of each row."""
@@ -220,12 +199,9 @@ class Embeddings(LayerSettings, TeacherSettings, ComparedTexts):
     def started_from(self, sentence: SentenceConfig) -> Self:
         """The objective with the choices of the model that training starts from."""
         pooling, *more_poolings = sentence.pooling
-        names = {"query_prompt": "query", "document_prompt": "document"}
-        other_prompts = (pair for pair in sentence.prompts if pair[0] not in names.values() and pair[1])
         return dataclasses.replace(
             self,
-            **{setting: self._prompt(setting, name, sentence) for setting, name in names.items()},
-            other_prompts=self.other_prompts or tuple(x for pair in other_prompts for x in pair),
+            **self.prompts_from(sentence),
             include_prompt=self.include_prompt and sentence.include_prompt,
             pooling=self.pooling or pooling,
             more_poolings=self.more_poolings if self.pooling else tuple(more_poolings),
@@ -246,16 +222,6 @@ class Embeddings(LayerSettings, TeacherSettings, ComparedTexts):
         objective = dataclasses.replace(self, modules=modules)
         objective.sentence.size(encoder.hidden_size)  # refuses modules of other sizes
         return objective
-
-    def _prompt(self, setting: str, name: str, sentence: SentenceConfig) -> str:
-        """The text of a prompt: that of the setting, of the stored one of this name, or of the default one."""
-        value, stored = getattr(self, setting), dict(sentence.prompts)
-        if value == NO_PROMPT:
-            return value
-        try:
-            return sentence.prompt(value or (name if name in stored else None))
-        except ValueError as error:
-            raise ValueError(f"objective.{setting} is {value!r}: {error}") from None
 
     def with_labels(self, labels: TrainingLabels) -> Self:
         return dataclasses.replace(super().with_labels(labels), pooling=self.sentence.pooling[0])

@@ -14,6 +14,7 @@ from jaxencoder.tasks.classification.metrics import correlations
 from jaxencoder.tasks.embeddings.compared_texts import ComparedTexts
 from jaxencoder.tasks.embeddings.data import SCHEMA, schema_for
 from jaxencoder.tasks.embeddings.objective import Embeddings
+from jaxencoder.tasks.embeddings.prompted_texts import PromptedTexts
 from jaxencoder.tasks.records import labeled_records, paired_records
 from jaxencoder.tasks.running import objective_scores, row_length, score_texts
 from jaxencoder.tasks.sparse.objective import SparseEmbeddings
@@ -38,15 +39,15 @@ def text_vectors(
         ValueError: another model, or vectors that are not finite.
     """
     objective, limit = model.config.objective, row_length(model)
+    prompt = objective.prompts[0 if is_query else 1] if isinstance(objective, PromptedTexts) else ""
     if isinstance(objective, SparseEmbeddings):
         vectors, truncated = sparse_text_vectors(
-            model, objective.sparse, texts, is_query, limit=limit, batch_tokens=batch_tokens
+            model, objective.sparse, texts, is_query, prompt, limit, batch_tokens=batch_tokens
         )
         warn_truncated(truncated, len(texts), limit)
         return check_finite(vectors)
     if not isinstance(objective, Embeddings):
         raise ValueError("this model was not trained for embeddings; fine-tune it with the objective Embeddings")
-    prompt = objective.prompts[0 if is_query else 1]
     model = model.queries if is_query and model.queries is not None else model
     ids, truncated = tokenize(model.tokenizer, texts, limit, prompt)
     warn_truncated(truncated, len(texts), limit)

@@ -26,9 +26,10 @@ from jaxencoder.model.sparse import (
     sparse_vectors,
 )
 from jaxencoder.objectives.objective import Batch, Metrics, Objective, Params, Vocabulary, encode, mean, terms
-from jaxencoder.tasks.embeddings.compared_texts import ComparedTexts, is_anchor, ranking_accuracy
+from jaxencoder.tasks.embeddings.compared_texts import is_anchor, ranking_accuracy
 from jaxencoder.tasks.embeddings.losses import OF_VECTORS
 from jaxencoder.tasks.embeddings.parts import in_parts
+from jaxencoder.tasks.embeddings.prompted_texts import PromptedTexts
 from jaxencoder.tasks.sparse.regularizers import active_dimensions, flops, l1
 from jaxencoder.tasks.task import Network, TrainingLabels
 
@@ -39,7 +40,7 @@ _POWERS = {"linear": 1, "quadratic": 2}
 
 
 @dataclass(frozen=True)
-class SparseEmbeddings(ComparedTexts):
+class SparseEmbeddings(PromptedTexts):
     """Settings of the training of sparse embeddings; ValueError if one lies outside its range."""
 
     similarity: Literal["", "dot", "cosine", "euclidean"] = ""
@@ -69,7 +70,7 @@ class SparseEmbeddings(ComparedTexts):
     regularizer_schedule: Literal["quadratic", "linear"] = "quadratic"
     """How they grow."""
 
-    from_data: ClassVar[tuple[str, ...]] = (*ComparedTexts.from_data, "pooling", "saturation", "queries")
+    from_data: ClassVar[tuple[str, ...]] = (*PromptedTexts.from_data, "pooling", "saturation", "queries")
 
     def __post_init__(self) -> None:
         if self.loss in OF_VECTORS:
@@ -84,7 +85,7 @@ class SparseEmbeddings(ComparedTexts):
     def sentence(self) -> SentenceConfig:
         pooling, saturation = self.pooling or "max", self.saturation or "log1p"
         sparse = SparseConfig(pooling, saturation, self.queries or "encoder")
-        return SentenceConfig(similarity=self.similarity or "dot", sparse=sparse)
+        return SentenceConfig(similarity=self.similarity or "dot", sparse=sparse, **self.prompt_settings())
 
     @property
     def sparse(self) -> SparseConfig:
@@ -159,17 +160,16 @@ class SparseEmbeddings(ComparedTexts):
 
     def started_from(self, sentence: SentenceConfig) -> Self:
         """The objective with the choices of a sparse model that training starts from."""
-        if any(text for _, text in sentence.prompts):
-            log.warning("init_from has prompts, which are not used in training: put them into the texts.")
+        prompted = dataclasses.replace(self, **self.prompts_from(sentence))
         if sentence.sparse is None:  # a dense one was trained for something else
-            return self
+            return prompted
         names = ("pooling", "saturation", "queries")
         kept = SparseConfig(**{name: getattr(sentence.sparse, name) for name in names})
         pairs = zip(dataclasses.asdict(kept).items(), dataclasses.asdict(sentence.sparse).values(), strict=True)
         if dropped := [name for (name, value), initial in pairs if value != initial]:
             log.warning("init_from has its own %s, which the run does not keep.", " and ".join(dropped))
         choices = {name: getattr(self, name) or getattr(kept, name) for name in names}
-        return dataclasses.replace(self, similarity=self.similarity or sentence.similarity, **choices)
+        return dataclasses.replace(prompted, similarity=self.similarity or sentence.similarity, **choices)
 
     def with_labels(self, labels: TrainingLabels) -> Self:
         names = ("pooling", "saturation", "queries")

@@ -63,6 +63,7 @@ def sparse_encoder(masked_lm, pooling: str = "max", activation: str = "relu"):
     return Model()
 
 
+PROMPTS = (("query", "find: "), ("other", "sort: "))
 SUMS = {"pooling": "sum", "saturation": "log1p_log1p"}
 TRIPLET = {"loss": "triplet", "similarity": "euclidean", "margin": 5.0}
 
@@ -167,7 +168,10 @@ def test_weights_grow_with_the_progress() -> None:
 
 def test_the_initial_model_decides() -> None:
     sparse = SparseConfig("sum", "log1p_log1p", "table", max_active=9)
-    chosen = SparseEmbeddings(pooling="max").started_from(SentenceConfig(similarity="cosine", sparse=sparse))
+    chosen = SparseEmbeddings(pooling="max").started_from(
+        SentenceConfig(similarity="cosine", sparse=sparse, prompts=PROMPTS)
+    )
+    assert chosen.prompts == ("find: ", "") and chosen.sentence.prompts == PROMPTS
     assert chosen.sparse == SparseConfig("max", "log1p_log1p", "table") and chosen.sentence.similarity == "cosine"
     dense = SparseEmbeddings().started_from(SentenceConfig(similarity="cosine", pooling=("cls",)))
     resolved = dense.with_labels(TrainingLabels("", "tuple", ()))

@@ -17,6 +17,7 @@ from jaxencoder.inference.search import search
 from jaxencoder.tasks.sparse.vectors import text_vectors
 from tests.tasks.conftest import Trained, run_on_records, write_records
 
+PROMPTS = {"query_prompt": "a river: ", "document_prompt": "in: "}
 RIVERS = ["Elbe", "Spree", "Oder", "Rhine", "Main", "Isar"]
 FILLERS = ["the", "a", "river", "in", "of"]
 
@@ -34,7 +35,7 @@ def trained(home) -> Trained:
         return {"anchor": text_of(random, river), "positive": text_of(random, river)}
 
     data = DataConfig(text_field="anchor", pair_field="positive")
-    return run_on_records(home / "sparse", SparseEmbeddings(queries="table"), data, make, steps=60)
+    return run_on_records(home / "sparse", SparseEmbeddings(queries="table", **PROMPTS), data, make, steps=60)
 
 
 def test_training_finds_the_similar_text(trained: Trained, tmp_path) -> None:
@@ -45,8 +46,8 @@ def test_training_finds_the_similar_text(trained: Trained, tmp_path) -> None:
     model = load(trained.folder)
     config = model.sentence.sparse
     queries, documents = (
-        text_vectors(model, config, [pair[name] for pair in pairs], name == "anchor")[0]
-        for name in ("anchor", "positive")
+        text_vectors(model, config, [pair[name] for pair in pairs], name == "anchor", prompt)[0]
+        for name, prompt in zip(("anchor", "positive"), PROMPTS.values(), strict=True)
     )
     predicted = list(predict(trained.folder, pairs))
     expected = (queries.toarray() * documents.toarray()).sum(1)
@@ -74,7 +75,7 @@ def test_embedding_and_search(trained: Trained, tmp_path) -> None:
     model = load(trained.folder)
     metrics = evaluate_retrieval(model, tmp_path)
     texts = {"query": [f"the {river}" for river in RIVERS], "document": [document["text"] for document in documents]}
-    active = {role: embed(model, texts[role], EmbedOptions(role=role)).toarray() != 0 for role in texts}
+    active = {role: embed(model, texts[role], EmbedOptions(prompt=role, role=role)).toarray() != 0 for role in texts}
     for role, vectors in active.items():
         assert metrics[f"{role}_active"] == pytest.approx(vectors.sum(1).mean())
     assert metrics["flops"] == pytest.approx((active["query"].mean(0) * active["document"].mean(0)).sum())
