@@ -110,6 +110,46 @@ def test_updates_equal_those_of_sentence_transformers(settings, loss_name, pooli
     assert float(metrics["document_active"][0] / metrics["document_active"][1]) < 41
 
 
+@pytest.mark.parametrize(
+    ("settings", "name", "columns"),
+    [
+        ({}, "MultipleNegativesRanking", 3),
+        ({"loss": "margin_mse"}, "MarginMSE", 3),
+        ({"loss": "kl", "student_temperature": 2.0, "teacher_temperature": 2.0}, "DistillKLDiv", 3),
+        ({"loss": "cosent", "similarity": "cosine", "scale": 20.0}, "CoSENT", 2),
+        ({"loss": "angle", "scale": 20.0}, "AnglE", 2),
+        ({"loss": "cosine"}, "CosineSimilarity", 2),
+        (TRIPLET, "Triplet", 3),
+    ],
+    ids=lambda x: x if isinstance(x, str) else "",
+)
+def test_losses_equal_those_of_sentence_transformers(settings: dict, name: str, columns: int) -> None:
+    """Value and gradient at sparse vectors; the distillation of sentence-transformers multiplies by its temperature."""
+    torch = pytest.importorskip("torch")
+    losses = pytest.importorskip("sentence_transformers.sparse_encoder.losses")
+    random = np.random.default_rng(0)
+    vectors = np.maximum(random.standard_normal((4, 6, 11)), 0).astype(np.float32)
+    batch = {"tuples": TUPLES[..., :columns], "labels": random.uniform(0, 3, (4, 6)).astype(np.float32)}
+    objective = SparseEmbeddings(**settings)
+
+    @jax.jit
+    @jax.value_and_grad
+    def loss(vectors: jax.Array) -> jax.Array:
+        total, weight = objective.metrics(vectors, batch)["pair_loss"]
+        return total / weight
+
+    value, gradient = loss(vectors)
+    options = {"temperature": 2.0} if name == "DistillKLDiv" else {}
+    tensor = torch.tensor(vectors.reshape(8, 3, 11), requires_grad=True)
+    scores = torch.tensor(batch["labels"].reshape(8, 3))
+    labels = scores[:, 1:] if settings.get("loss") in ("margin_mse", "kl") else scores[:, 0]
+    theirs = getattr(losses, f"Sparse{name}Loss")(torch.nn.Identity(), **options)
+    expected = theirs.compute_loss_from_embeddings(list(tensor.unbind(1))[:columns], labels)
+    expected.backward()
+    assert float(value) == pytest.approx(expected.item(), rel=1e-5)
+    np.testing.assert_allclose(np.reshape(gradient, (8, 3, 11)), tensor.grad, atol=1e-5)
+
+
 def test_queries_by_a_table() -> None:
     """Value and gradient of the weights as of SparseStaticEmbedding, which reads no special tokens."""
     torch = pytest.importorskip("torch")
