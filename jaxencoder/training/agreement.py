@@ -27,16 +27,8 @@ _MAY_CHANGE = {"name", "compute", "mesh", "phases", "data.cache", "data.workers"
     f"training.{name}"
     for name in (
         *("steps", "epochs", "log_every", "eval_every", "num_evaluations", "eval_batches", "checkpoint_every"),
-        *(
-            "keep_checkpoints",
-            "keep_best",
-            "evaluations",
-            "best_metric",
-            "best_mode",
-            "patience",
-            "profile_steps",
-            "tensorboard",
-        ),
+        *("keep_checkpoints", "keep_best", "evaluations", "best_metric", "best_mode", "patience"),
+        *("profile_steps", "tensorboard"),
     )
 }
 _PARTS = ("settings", "tokenizer", "training rows", "held-out rows")

@@ -64,6 +64,9 @@ def measures(config: RunConfig, tokenizer: Tokenizer) -> Callable[[TrainState], 
                 values = _MEASURES[held_out.task](model, held_out)
                 names = zip(held_out.metrics, METRICS[held_out.task], strict=True)
                 result |= {name: float(values[metric]) for name, metric in names if metric in values}
+        if (best := config.training.best_metric) in config.training.evaluation_metrics and best not in result:
+            problem = f"training.best_metric is {best}, but the labels of the set give only {', '.join(result)}"
+            raise ValueError(f"{problem}; choose one of them.")
         return of_first_process(result)
 
     return measure
