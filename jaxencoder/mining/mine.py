@@ -40,8 +40,7 @@ def mine(
     Each query is compared with all texts, by the model's similarity. A text that is equal to the query or to one of its
     positives is no negative, nor is a document of a BEIR folder that has the query's id. Records have the fields of the
     pair, negative_1, negative_2, ..., and scores: of the query with the positive, then with each negative. Numbers
-    equal those of sentence-transformers' mine_hard_negatives, which takes the cosine even for a model with another
-    similarity.
+    equal those of sentence-transformers' mine_hard_negatives, which takes the cosine whatever the model's similarity.
 
     Args:
         model: anything that `load` takes, or an open model.

@@ -93,7 +93,8 @@ class Embeddings(LayerSettings, TeacherSettings, PromptedTexts):
         poolings: tuple[Pooling, ...] = (self.pooling or "mean", *self.more_poolings)
         similarity = self.similarity or "cosine"
         is_separate = self.towers == "separate"  # then the names of prompts tell the towers apart
-        settings = self.prompt_settings(keep_empty=is_separate) | {"include_prompt": self.include_prompt}
+        settings: dict[str, Any] = self.prompt_settings(keep_empty=is_separate)
+        settings |= {"include_prompt": self.include_prompt}
         settings |= {"modules": self.modules, "normalize": self.normalize}
         settings |= {"default_role": "document" if is_separate else None}
         return SentenceConfig(poolings, similarity=similarity, **settings)
