@@ -15,7 +15,7 @@ from jaxencoder.config_io import from_json, to_json
 from jaxencoder.model.sentence import Dense, Dropout, LayerNorm, Normalize, SentenceConfig
 from jaxencoder.parameters import flatten
 from tests.checkpoints.peers import TEXTS, D, save_peer
-from tests.model.examples import BERT, FLOAT32, Vocabulary, randomized_params
+from tests.model.examples import BERT, randomized_params
 from tests.objectives.comparisons import KEY, from_transformers, loss_and_gradients
 from tests.tasks.conftest import train_tiny, write_records
 from tests.tasks.embeddings.test_objective import batch_of, build, their_ranking, vectors_of
@@ -98,7 +98,7 @@ def test_a_new_projection() -> None:
     assert objective.modules == (Dense(D, 6, activation="tanh"),) and objective.sentence.size(D) == 6
     assert objective.for_encoder(BERT) == objective  # as when the run goes on
     assert Embeddings().started_from(objective.sentence).modules == objective.modules
-    params = objective.build(BERT, FLOAT32, Vocabulary()).init(KEY)["sentence"]["0"]
+    params = objective.sentence.init(KEY)["0"]
     assert 0.15 < np.abs(params["kernel"]).max() < D**-0.5 and params["bias"].shape == (6,)
     config = RunConfig(objective=objective, data=DataConfig(text_field="anchor", pair_field="positive"))
     assert from_json(to_json(config)) == config
