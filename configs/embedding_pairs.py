@@ -7,7 +7,8 @@ batch make the task harder and the vectors better: with objective.parts, memory 
 Data: records with an anchor, a positive and, optionally, negatives: {"anchor": ..., "positive": ..., "negative": ...}.
 Usual names of pairs, such as query and document or question and answer, are found. For pairs with a score of their
 similarity set --objective.loss cosent --data.label-field score; for a teacher's scores --objective.loss kl
---data.label-field scores. `jaxencoder mine` adds hard negatives and scores to pairs. For the vectors of another model
+--data.label-field scores; for texts with a label --objective.loss batch_hard_triplet, for pairs with a class
+--objective.loss softmax. `jaxencoder mine` adds hard negatives and scores to pairs. For the vectors of another model
 set --objective.loss mse --objective.teacher MODEL: then records may also be single texts. Texts of an example share a
 row: if they are too long for it, the longest are truncated. Architecture, tokenizer and pooling come from --init-from.
 

@@ -30,6 +30,7 @@ from jaxencoder.model.layers import apply
 from jaxencoder.objectives.objective import Objective
 from jaxencoder.sharding import ROWS, batch_sharding, make_mesh, shardings
 from jaxencoder.tasks.task import TaskObjective
+from jaxencoder.text.batches import SOURCES
 from jaxencoder.training.layerwise import stop_frozen_gradients, trainable_mask
 from jaxencoder.training.program import Program, program
 
@@ -281,8 +282,9 @@ def _batch(config: RunConfig, rows: int, length: int) -> dict[str, jax.ShapeDtyp
     batch |= {name: jax.ShapeDtypeStruct((rows, 1), jnp.int32) for name in ("labels", "groups")}
     size = getattr(config.objective, "teacher_size", 0) or config.model.hidden_size
     batch["teacher_vectors"] = jax.ShapeDtypeStruct((rows, 1, size), jnp.float32)
-    batch["tuples"] = jax.ShapeDtypeStruct((rows, 1, 2), jnp.int32)
+    batch["tuples"] = jax.ShapeDtypeStruct((rows, 1, 3), jnp.int32)
     batch["row_ids"] = jax.ShapeDtypeStruct((rows,), jnp.uint32)
+    batch[SOURCES] = jax.ShapeDtypeStruct((rows,), jnp.int32)
     if isinstance(config.objective, TaskObjective):
         shape, dtype = config.objective.label_array
         batch["labels"] = jax.ShapeDtypeStruct((rows, 1, *shape), dtype)

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -56,6 +57,10 @@ class PlaceholderVocabulary(NamedTuple):
 
     def word_starts(self) -> np.ndarray:
         return np.ones(self.vocab_size, bool)
+
+    def encode_batch(self, texts: Sequence[str]) -> list[Any]:
+        """Nothing, so that prompts have no tokens."""
+        return [SimpleNamespace(ids=np.zeros(0, np.int32)) for _ in texts]
 
 
 def describe_model(target: str, overrides: Sequence[str] = (), verb: str = "inspect") -> ModelDescription:

@@ -8,6 +8,8 @@ from jaxencoder.tasks.embeddings import data as tuples
 from jaxencoder.tasks.embeddings.compared_texts import ComparedTexts
 from jaxencoder.tasks.embeddings.objective import Embeddings
 from jaxencoder.tasks.embeddings.predict import evaluate_embeddings, predict_similarities
+from jaxencoder.tasks.embeddings.schemas import schema_for
+from jaxencoder.tasks.embeddings.source_schemas import SourceSchemas
 from jaxencoder.tasks.multi_vector.data import MultiVectorSchema
 from jaxencoder.tasks.multi_vector.objective import MultiVectors
 from jaxencoder.tasks.multi_vector.predict import evaluate_token_vectors, predict_token_similarities
@@ -113,7 +115,9 @@ def schema_of(objective: ObjectiveConfig) -> Schema:
     if isinstance(objective, Classification) and objective.labels == 1:
         return VALUES
     if isinstance(objective, ComparedTexts):
-        return tuples.schema_for(objective.loss, objective.prompts, objective.vector_texts)
+        if objective.losses:
+            return SourceSchemas([schema_of(x) for x in objective.by_source], objective.losses)
+        return schema_for(objective.loss, objective.prompts, objective.vector_texts)
     if isinstance(objective, MultiVectors):
         return MultiVectorSchema(**objective.schema_settings)
     if isinstance(objective, Reranking):

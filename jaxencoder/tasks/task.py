@@ -41,6 +41,7 @@ class TrainingLabels(NamedTuple):
     names: tuple[str, ...]  # of the classes, in order of id; empty for values and choices
     counts: tuple[int, ...] = ()  # training examples of each class; empty if labels of texts are not classes
     texts: int = 1  # most texts of an example
+    source_texts: tuple[int, ...] = ()  # the same of each training source
 
 
 class TaskObjective(ObjectiveConfig):
@@ -69,12 +70,12 @@ class TaskObjective(ObjectiveConfig):
 
         return Objective(init, loss, scores)
 
-    def check_used(self, loss: str, used_by: Mapping[str, Sequence[str]]) -> None:
-        """ValueError for a setting, other than its default, that is only for other losses than this one."""
-        for name, losses in used_by.items():
-            if loss not in losses and (value := getattr(self, name)) != getattr(type(self), name):
-                users = " or ".join(losses)
-                raise ValueError(f"objective.{name} is {value}, but objective.loss {loss} has none; set {users}.")
+    def check_used(self, losses: Sequence[str], used_by: Mapping[str, Sequence[str]]) -> None:
+        """ValueError for a setting, other than its default, that is only for other losses than these."""
+        for name, users in used_by.items():
+            if not set(losses) & set(users) and (value := getattr(self, name)) != getattr(type(self), name):
+                problem = f"objective.{name} is {value}, but objective.loss {' and '.join(losses)} has none"
+                raise ValueError(f"{problem}; set {' or '.join(users)}.")
 
     @property
     def vectors_of(self) -> str:
@@ -132,6 +133,8 @@ class TaskConfig(Protocol):
     def objective(self) -> ObjectiveConfig: ...
     @property
     def data(self) -> DataConfig: ...
+    @property
+    def schema(self) -> Schema: ...
 
 
 class TaskCheckpoint(Protocol):

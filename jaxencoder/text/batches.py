@@ -19,6 +19,7 @@ from jaxencoder.text.config import DataConfig
 from jaxencoder.text.store import Store
 
 Batch = dict[str, np.ndarray]
+SOURCES = "sources"  # of a batch: the number of the source of each row
 _ROUNDS = 8
 _PERIOD = 1 << 16  # draws before a mixture's pattern repeats: the resolution of its weights
 
@@ -27,8 +28,9 @@ class Batches:
     """Batches of the rows of one or more stores, prepared with equal settings.
 
     With shuffle, the endless stream of rows passes through all rows in a new order each epoch, and a batch may span two
-    epochs. Stores mixed by weights are interleaved in a fixed pattern, and each has epochs of its own length. Without
-    shuffle, for evaluation, the rows come in order, and rows of padding fill the last batch.
+    epochs. Stores mixed by weights are interleaved in a fixed pattern, and each has epochs of its own length; with
+    data.batch_sources "one", complete batches of each. Without shuffle, for evaluation, the rows come in order, and
+    rows of padding fill the last batch.
 
     Args:
         data: gives weights and temperature; without them all rows are drawn equally often.
@@ -47,21 +49,25 @@ class Batches:
     ):
         if not stores or not all(len(store) for store in stores):
             raise ValueError(f"there are {len(stores)} stores, or an empty one among them; prepare at least one row")
-        for name in ("row_length", "fields", "label_kind", "labels", "tokenizer", "pad_id"):
+        names = ("row_length", "fields", "label_kind", "labels", "tokenizer", "pad_id")
+        for name in names if data.batch_sources == "mixed" else set(names) - {"labels"}:
             first, *rest = (store.meta[name] for store in stores)
             if any(value != first for value in rest):
                 problem = f"the stores differ in {name}: {first!r} and {rest!r}"
                 raise ValueError(f"{problem}; prepare them with equal settings")
-        self._stores, self._seed, self._shuffle, self._skip = tuple(stores), seed, shuffle, skip
+        self._stores, self._seed, self._shuffle = tuple(stores), seed, shuffle
         self._sizes = np.array([len(store) for store in stores])
         self._starts = np.r_[0, np.cumsum(self._sizes)]  # the last one numbers rows of padding
-        self._pattern = None
-        if shuffle and (data.weights or data.temperature != 1) and len(stores) > 1:
+        self._pattern, self._has_one_source = None, data.batch_sources == "one"
+        self._draw_rows = batch_size if self._has_one_source else 1  # rows of one source that are drawn together
+        is_weighted = bool(data.weights) or data.temperature != 1
+        if shuffle and (is_weighted or self._has_one_source) and len(stores) > 1:
             self._pattern = interleave(mixture_weights(self._sizes, data.weights, data.temperature))
         self.rows_per_epoch = int(self._sizes.sum())
         self.tokens_per_epoch = sum(store.meta["tokens"] for store in stores)
         self.steps_per_epoch = -(-self.rows_per_epoch // batch_size)
         self.batch_size = batch_size
+        self._skip = -(-skip // self._draw_rows) * self._draw_rows  # batches of another size may have come before
 
     def batch(self, step: int, rows: slice | None = None) -> Batch:
         """Batch number `step`, or some of its rows: those that this host holds.
@@ -69,7 +75,8 @@ class Batches:
         Returns:
             int32 [B, T] under the names of the stores' fields; fields of `segment_labels` are [B, E, ...], with E the
             most segments (for tuples, examples) of any row of all stores; row_ids uint32 [B], the row's number among
-            those of all stores (modulo 2**32).
+            those of all stores (modulo 2**32). Batches of one source have sources int32 [B], that of the store, -1 for
+            padding.
         """
         positions = np.arange(self.batch_size, dtype=np.int64)[rows or slice(None)] + step * self.batch_size
         stores, indices = self.locate(positions + self._skip)
@@ -83,6 +90,8 @@ class Batches:
 
         batch = widen(self._stores[0].padding(len(positions)))
         batch["row_ids"] = (self._starts[stores] + indices).astype(np.uint32)
+        if self._has_one_source:
+            batch[SOURCES] = np.array([*(store.number for store in self._stores), -1], np.int32)[stores]
         for k in np.unique(stores[stores >= 0]):
             for name, values in widen(self._stores[k].read(indices[stores == k])).items():
                 batch[name][stores == k] = values
@@ -96,12 +105,14 @@ class Batches:
             epochs, positions = np.divmod(positions, self.rows_per_epoch)
             return self._in_order(permute(positions, self.rows_per_epoch, self._seed, epochs))
         sources, ranks, counts = self._pattern
-        periods, draws = np.divmod(positions, len(sources))
+        draws, parts = np.divmod(positions, self._draw_rows)
+        periods, draws = np.divmod(draws, len(sources))
         stores = sources[draws]
         rows = np.empty_like(positions)
         for k in np.unique(stores):
             chosen = stores == k
-            epochs, offsets = np.divmod(periods[chosen] * counts[k] + ranks[draws[chosen]], self._sizes[k])
+            ordinals = (periods[chosen] * counts[k] + ranks[draws[chosen]]) * self._draw_rows + parts[chosen]
+            epochs, offsets = np.divmod(ordinals, self._sizes[k])
             rows[chosen] = permute(offsets, int(self._sizes[k]), self._seed + 0x9E3779B9 * (int(k) + 1), epochs)
         return stores, rows
 
@@ -218,7 +229,7 @@ def _on_devices(batches: Batches, step: int, shardings: dict[int, jax.sharding.S
             start, end = rows_of(index)
             return values[(slice(start - first, end - first), *index[1:])]
 
-        sharded = 1 if name in ("row_ids", *segment_labels.FIELDS) else 2
+        sharded = 1 if name in ("row_ids", SOURCES, *segment_labels.FIELDS) else 2
         return jax.make_array_from_callback(shape, shardings[sharded], part)
 
     return {name: to_global(name, values) for name, values in local.items()}

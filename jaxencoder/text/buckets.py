@@ -123,7 +123,7 @@ def prompt_tokens(tokenizer: Tokenizer | None, prompt: str) -> int:
     """The number of tokens that a prompt puts before a text, with the special ones before it."""
     tokenizer = require_tokenizer(tokenizer)
     ids = tokenizer.encode_batch([prompt])[0].ids
-    return len(ids) - int(ids[-1] in tokenizer.special_ids)
+    return len(ids) - int(len(ids) > 0 and ids[-1] in tokenizer.special_ids)
 
 
 def warn_truncated(truncated: int, texts: int, max_length: int, kind: str = "texts") -> None:

@@ -14,7 +14,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -57,13 +57,20 @@ def load_or_train(config: TokenizerConfig, data: DataConfig, schema: Schema = TE
 
 
 def _texts(data: DataConfig, schema: Schema) -> Iterator[str]:
-    pairs = pair_fields(data)
-    for source in data.train:
-        fields = {"text_field": data.text_field, "pair_field": pairs[source] or ALIGNED_FIELD}
+    for source, (_, own_data, pair_field) in zip(data.train, _of_sources(data, schema, data.train), strict=True):
+        fields = {"text_field": own_data.text_field, "pair_field": pair_field or ALIGNED_FIELD}
         for record in read(source, text_unit=data.text_unit, words=schema.reads_words, **fields):
-            for field in filter(None, (data.text_field, pairs[source])):
+            for field in filter(None, (own_data.text_field, pair_field)):
                 value = " ".join(record[field]) if schema.reads_words else record[field]
                 yield from value if isinstance(value, list) else (value,)  # each choice is a text
+
+
+def _of_sources(data: DataConfig, schema: Schema, sources: Sequence[str]) -> Iterator[tuple[Schema, DataConfig, str]]:
+    """The schema, the settings and the pair field of each training source, or of each held-out one."""
+    fields = {} if schema.by_source else pair_fields(data)
+    for number, source in enumerate(sources):
+        own_schema, own_data = schema.of_source(data, number)
+        yield own_schema, own_data, own_data.pair_field if schema.by_source else fields[source]
 
 
 def prepare(
@@ -93,7 +100,8 @@ def prepare(
     if split == "validation" and not data.validation and not data.validation_fraction:
         return ()
     parts = source_splits(data, schema, split)
-    stores = tuple(store for store in [_prepare(part, tokenizer, progress) for part in parts] if len(store))
+    prepared = (_prepare(part, tokenizer, progress, number) for number, part in enumerate(parts))
+    stores = tuple(store for store in prepared if len(store))
     if not stores:
         sources = ", ".join(part.source for part in parts)
         problem = f"data.validation_fraction {data.validation_fraction} holds out none of the documents of {sources}"
@@ -104,11 +112,14 @@ def prepare(
 def source_splits(data: DataConfig, schema: Schema, split: Split) -> list[SourceSplit]:
     """The split of each source, as `prepare` makes it."""
     sources = data.validation if split == "validation" and data.validation else data.train
-    held_out, fields = 0.0 if data.validation else data.validation_fraction, pair_fields(data)
-    return [SourceSplit(data, schema, source, fields[source], split, held_out) for source in sources]
+    held_out = 0.0 if data.validation else data.validation_fraction
+    return [
+        SourceSplit(own_data, own_schema, source, pair_field, split, held_out)
+        for source, (own_schema, own_data, pair_field) in zip(sources, _of_sources(data, schema, sources), strict=True)
+    ]
 
 
-def _prepare(part: SourceSplit, tokenizer: Tokenizer, progress: bool) -> Store:
+def _prepare(part: SourceSplit, tokenizer: Tokenizer, progress: bool, number: int) -> Store:
     name = _find_address(part, tokenizer)
     folder = cache_folder(part.data) / "rows"  # rows for an object store are made here and copied when complete
     target = _target(part.data, name)
@@ -134,7 +145,7 @@ def _prepare(part: SourceSplit, tokenizer: Tokenizer, progress: bool) -> Store:
             raise
         problem = f"cannot write prepared rows to {folder}: {error.strerror or type(error).__name__}"
         raise OSError(f"{problem}; set data.cache to a folder with room") from error
-    store = Store(target)
+    store = Store(target, number)
     summary = f"Prepared {part}: {len(store)} rows" if is_new else f"Reusing {len(store)} rows of {part}"
     report(f"{summary} in {target}{_format_labels(part, store)}")
     return store

@@ -8,6 +8,7 @@ TokenizerKind = Literal["wordpiece", "bpe", "unigram", "sentencepiece-unigram", 
 TextUnit = Literal["line", "paragraph", "file"]
 Pairs = Literal["none", "nsp", "sop"]
 LongTexts = Literal["truncate", "windows"]
+BatchSources = Literal["mixed", "one"]
 WindowPooling = Literal["mean", "max", "first", "length", "learned"]
 
 OVERLAP = 128
@@ -98,6 +99,9 @@ class DataConfig:
     """Mixture weights, one per training source. Empty: each source by its size to the power 1/temperature."""
     temperature: float = 1.0
     """Flattens a mixture without weights: 1 draws by size, larger values draw small sources more often."""
+    batch_sources: BatchSources = "mixed"
+    """Sources of the rows of a batch: all training sources (mixed), or one, which changes from batch to batch as the
+    mixture decides; with equal weights, such as 1 1, the sources take turns."""
     validation: tuple[str, ...] = ()
     """Held-out sources. Empty: hold out validation_fraction of the training documents."""
     validation_fraction: float = 0.02

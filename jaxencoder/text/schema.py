@@ -53,6 +53,8 @@ class Schema:
     marks: tuple[str, ...] = label_kinds.MARKS  # labels of what has none
     finds_labels = False  # a label field is found by its usual names, and records may lack one
     orders_aligned = False  # the first of two aligned texts stays the first
+    single_texts = False  # a record has one text, whatever the usual name of a second one
+    by_source = False  # sources differ in their fields, see `of_source`
     splits_by_text = False  # what is held out depends on the first text alone
     reads_all_fields = False  # `adjust` uses fields that no setting names
     limits_texts = False  # `encode` truncates texts to `data.text_limit`
@@ -66,6 +68,10 @@ class Schema:
     def usual_labels(self, names: Sequence[str]) -> Sequence[str]:
         """Usual names of the label field in records with the fields `names`."""
         return self.label_names
+
+    def of_source(self, data: DataConfig, number: int) -> tuple["Schema", DataConfig]:
+        """The schema and the settings of the training source of this number, or of the held-out one."""
+        return self, data
 
     def check(self, data: DataConfig) -> None:
         """Raise ValueError for settings that contradict the task."""

@@ -211,6 +211,7 @@ class Store:
 
     Attributes:
         path: folder, or gs:// or s3:// prefix.
+        number: of the source among those of its split, in the order of the settings.
         meta: row_length, fields, rows, tokens (special ones included), pieces (of choices: examples), documents,
             padding_fraction, segments (most in any row), tuples (of `segment_labels.tuple_shape`, most of any row),
             token_counts (int64 [V], special tokens 0), pad_id, labels (class names), label_kind (None, one of
@@ -218,8 +219,8 @@ class Store:
             tokenizer.
     """
 
-    def __init__(self, path: str | os.PathLike):
-        self.path = str(path)
+    def __init__(self, path: str | os.PathLike, number: int = 0):
+        self.path, self.number = str(path), number
         context = ts.Context(_CACHE)
         with storage_errors(f"{path} cannot be read as prepared rows", "; delete it"):
             item = ts.KvStore.open(kvstore(path), context=context).result().read(META).result()

@@ -79,9 +79,12 @@ def _resolve_counts(config: RunConfig, stores: tuple[Store, ...], is_continued: 
 
 def _training_labels(config: RunConfig, train: tuple[tuple[Store, ...], ...]) -> TrainingLabels:
     names, *later = (tuple(store.meta["labels"]) for store in unique_stores(train))
+    if config.schema.by_source:  # some have no classes
+        names, *later = [classes for classes in (names, *later) if classes] or [()]
     if different := [x for x in later if x != names]:
+        parts = "sources" if config.schema.by_source else "phases"
         raise ValueError(
-            f"the phases have the classes {list(names)} and {list(different[0])}; name those of all in data.labels."
+            f"the {parts} have the classes {list(names)} and {list(different[0])}; name those of all in data.labels."
         )
     if len(names) == 1:
         raise ValueError(
@@ -93,8 +96,10 @@ def _training_labels(config: RunConfig, train: tuple[tuple[Store, ...], ...]) ->
         counts = tuple(map(sum, zip(*(store.label_counts().tolist() for store in train[0]), strict=True)))
         _check_unlabeled(names, counts, sum(store.meta.get("unlabeled", 0) for store in train[0]))
         _warn_of_rare(names, counts, labeled_examples(config, train[0]))
-    texts = max(store.meta.get("tuples", (1, 1))[1] for store in unique_stores(train))
-    return TrainingLabels(config.data.label_field, kind, names, counts, texts)
+    texts, source_texts = (
+        [store.meta.get("tuples", (1, 1))[1] for store in stores] for stores in (unique_stores(train), train[0])
+    )
+    return TrainingLabels(config.data.label_field, kind, names, counts, max(texts), tuple(source_texts))
 
 
 def _check_unlabeled(names: tuple[str, ...], counts: tuple[int, ...], unlabeled: int) -> None:

@@ -68,7 +68,7 @@ def _prepare_run(config: RunConfig, run_dir: Path) -> Setup:
         print(note, flush=True)
     train = training_rows(config, tokenizer, progress)
     validation = prepare(config.data, tokenizer, "validation", progress, config.schema)
-    if progress and config.is_supervised:
+    if progress and config.is_supervised and not config.schema.by_source:
         print(format_fields(config.data), flush=True)
     config, train, validation = with_vectors(config, train, validation, progress)
     config = resolve_from_data(config, tokenizer, train, saved)

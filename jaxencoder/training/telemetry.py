@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
@@ -193,7 +194,8 @@ class Telemetry:
             self._tokens += sum(float(m["filled"][0]) for m in fetched if "filled" in m)
             self._steps += len(fetched)
         for (step, _), metrics in zip(pending, fetched, strict=True):
-            values = means(metrics)
+            # The batch may have nothing that a metric is of, such as another source's loss.
+            values = means({name: x for name, x in metrics.items() if name == "loss" or np.any(x[1])})
             if self._is_logged(step) or values.get("finite", 1.0) < 1:
                 self._log(step, values)
             if values.get("finite", 1.0) < 1:

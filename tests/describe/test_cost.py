@@ -179,6 +179,8 @@ def test_a_published_model_and_a_run(compiled: list, make_model, tmp_path: Path)
         QuestionAnswering(),
         MultipleChoice(),
         Embeddings(),
+        Embeddings(loss="triplet", query_prompt="a: ", include_prompt=False),
+        Embeddings(losses=("ranking", "softmax"), class_names=("a", "b")),
         ReplacedToken(),
     ],
 )
@@ -187,6 +189,8 @@ def test_every_objective_finds_its_batch(objective) -> None:
     if not isinstance(objective, ReplacedToken):
         pair = "other" if isinstance(objective, QuestionAnswering | MultipleChoice | Embeddings) else ""
         data = dataclasses.replace(data, label_field="label", pair_field=pair)
+    if getattr(objective, "losses", ()):
+        data = dataclasses.replace(data, train=("a", "b"), batch_sources="one")
     config = RunConfig(model=dataclasses.replace(BERT, max_length=512), objective=objective, data=data)
     built = module._objective(config, config.model, config.compute)
     params, batch = jax.eval_shape(built.init, jax.random.key(0)), module._batch(config, 2, 16)

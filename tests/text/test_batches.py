@@ -99,6 +99,35 @@ def test_mixture_holds_its_weights_everywhere(tmp_path):
     assert all(sorted(drawn[i : i + 30]) == list(range(100, 130)) for i in range(0, 120, 30))
 
 
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, [1, 0, 1, 1] * 10),  # by size
+        ({"temperature": 1e9}, [0, 1] * 20),  # in turn
+        ({"weights": (0.8, 0.2)}, [0, 0, 1, 0, 0] * 8),
+    ],
+    ids=str,
+)
+def test_batches_of_one_source(tmp_path, settings, expected) -> None:
+    """The mixture chooses the source of each batch, and each source has epochs of its own."""
+    stores = [make_store(tmp_path / "a", 10), make_store(tmp_path / "b", 30, first_id=100)]
+    stores[1].number = 2  # another source between them has no rows
+    batches = Batches(stores, DataConfig(train=("a", "b"), batch_sources="one", **settings), 8)
+    rows = [batches.batch(step) for step in range(40)]
+    assert [set(row["sources"]) for row in rows] == [{2 * source} for source in expected]
+    for source, size in ((0, 10), (1, 30)):
+        stream = ids(*(row for row, k in zip(rows, expected, strict=True) if k == source))
+        epochs = [[x - 100 * source for x in stream[i : i + size]] for i in range(0, len(stream) - size, size)]
+        assert len(epochs) > 1 and all(sorted(epoch) == list(range(size)) for epoch in epochs)
+    for name, values in rows[3].items():
+        hosts = [batches.batch(3, slice(i, i + 4))[name] for i in (0, 4)]
+        np.testing.assert_array_equal(np.concatenate(hosts), values)
+    later = Batches(stores, DataConfig(train=("a", "b"), batch_sources="one", **settings), 8, skip=3 * 8)
+    assert ids(later.batch(0)) == ids(rows[3])
+    held_out = Batches(stores[:1], DataConfig(batch_sources="one"), 8, shuffle=False)
+    assert held_out.batch(1)["sources"].tolist() == [0, 0] + [-1] * 6
+
+
 def test_labels_of_stores_with_different_numbers_of_segments(tmp_path):
     stores = [
         make_store(tmp_path / "a", 4, labels="class", segments=1),

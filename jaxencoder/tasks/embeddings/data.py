@@ -41,6 +41,7 @@ class EmbeddingSchema(Schema):
     names_classes = False
     needs_labels = False
     limits_texts = True
+    reads_labels = False  # needs the label field
     reads_all_fields = True  # the negatives are fields that no setting names
     orders_aligned = True
 
@@ -133,6 +134,12 @@ class NumberedTexts(EmbeddingSchema):
         return [anchor, *pair] if self.reads == "each" else [anchor]
 
 
+class PairScores(EmbeddingSchema):
+    """Two texts and the score of their similarity."""
+
+    reads_labels = True
+
+
 class TeacherScores(EmbeddingSchema):
     """The same texts with the scores of a teacher: of the first text with each other one, in their order.
 
@@ -141,6 +148,7 @@ class TeacherScores(EmbeddingSchema):
     """
 
     name = "tuple with a teacher's scores"
+    reads_labels = True
     label_names = ("scores", "teacher_scores", "score", "label", "labels")
 
     def encode_label(self, label: Any, texts: tuple[str, list[str]], labels: Labels, where: str) -> list[float]:
@@ -161,16 +169,3 @@ class TeacherScores(EmbeddingSchema):
 
 
 SCHEMA = EmbeddingSchema()
-_BY_LOSS: dict[str, type[EmbeddingSchema]] = {"margin_mse": TeacherScores, "kl": TeacherScores}
-
-
-def schema_for(
-    loss: str, prompts: tuple[str, str] = ("", ""), vectors_of: VectorTexts | None = None
-) -> EmbeddingSchema:
-    """The schema whose labels suit a loss of Embeddings, with prompts before the first text and before the others.
-
-    `vectors_of` are the texts that need a vector by another model; None: none.
-    """
-    if vectors_of is not None:
-        return NumberedTexts(prompts, vectors_of, optional_pair=loss != "ranking")
-    return _BY_LOSS.get(loss, EmbeddingSchema)(prompts)

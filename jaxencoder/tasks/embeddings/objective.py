@@ -12,13 +12,15 @@ from jaxencoder.model.config import ComputeConfig, EncoderConfig, Pooling
 from jaxencoder.model.encoder import Encoder, init_params
 from jaxencoder.model.sentence import MODULES, Module, SentenceConfig, sentence_vectors
 from jaxencoder.objectives.objective import Batch, Metrics, Objective, Params, Vocabulary, encode_layers, mean, terms
-from jaxencoder.tasks.embeddings.compared_texts import examples, is_anchor, ranking_accuracy
+from jaxencoder.tasks.embeddings.class_accuracy import nearest_accuracy, pair_class_accuracy
+from jaxencoder.tasks.embeddings.compared_texts import examples, ranking_accuracy
 from jaxencoder.tasks.embeddings.layers import LayerSettings, layer_divergence, loss_of_layers
-from jaxencoder.tasks.embeddings.losses import VectorLoss
+from jaxencoder.tasks.embeddings.losses import LOSSES, OF_VECTORS, VectorLoss
 from jaxencoder.tasks.embeddings.matryoshka import matryoshka
 from jaxencoder.tasks.embeddings.modules import Activation, with_projection
 from jaxencoder.tasks.embeddings.parts import in_parts
 from jaxencoder.tasks.embeddings.prompted_texts import PromptedTexts
+from jaxencoder.tasks.embeddings.prompts import prompt_counter
 from jaxencoder.tasks.embeddings.spread import global_orthogonality
 from jaxencoder.tasks.embeddings.teacher import (
     PROJECTION,
@@ -33,9 +35,9 @@ from jaxencoder.tasks.embeddings.teacher import (
 )
 from jaxencoder.tasks.embeddings.towers import Towers, with_query_tower
 from jaxencoder.tasks.task import Network, TrainingLabels
-from jaxencoder.text.buckets import prompt_tokens
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
+PAIR_HEAD = "pair_classifier"  # of its parameters
 LAYERS = "layer_vectors"  # name in a batch of the vectors [L, B, E, D] of the first layers
 
 
@@ -65,14 +67,21 @@ class Embeddings(LayerSettings, TeacherSettings, PromptedTexts):
     """Factor of a loss that spreads the vectors over the space, as in EmbeddingGemma."""
     include_prompt: bool = True
     """Pool the tokens of prompts too. False if init_from does not."""
+    class_names: tuple[str, ...] = ()
+    """Names of the classes of softmax in order of id; empty: those of the training data."""
 
-    from_data: ClassVar[tuple[str, ...]] = (*PromptedTexts.from_data, "pooling", "teacher_size")
+    from_data: ClassVar[tuple[str, ...]] = (*PromptedTexts.from_data, "pooling", "teacher_size", "class_names")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_layers()
-        self.check_used(self.loss, USED_BY)
+        self.check_used(self.all_losses, USED_BY)
+        if self.losses and (self.guide or set(self.losses) & set(OF_VECTORS)):
+            losses = " ".join(self.losses)
+            raise ValueError(f"objective.losses is {losses}, but other models' vectors need objective.loss; set it.")
         check_teacher(self, self.loss)
+        if self.guide and not self.mask_duplicates:
+            raise ValueError("objective.mask_duplicates is False, but objective.guide masks equal texts; leave it out.")
         if self.guide:
             check_guided(self.sentence.similarity, self.directions, self.partition, self.hardness)
         if "learned" in (self.pooling, *self.more_poolings):
@@ -85,8 +94,25 @@ class Embeddings(LayerSettings, TeacherSettings, PromptedTexts):
         if not self.projection and self.projection_activation != "identity":
             problem = f"objective.projection_activation is {self.projection_activation}, but objective.projection is 0"
             raise ValueError(f"{problem}; give the size of the vectors.")
+        self._check_classes()
         if self.dimensions and min(self.dimensions) < 1:
             raise ValueError(f"objective.dimensions is {self.dimensions}; give positive numbers.")
+
+    def _check_classes(self) -> None:
+        """ValueError for settings that do not go together with losses of classes."""
+        if self._has_head and self.dimensions:
+            problem = (
+                f"objective.dimensions is {self.dimensions}, but objective.loss {self.loss} classifies all of them"
+            )
+            raise ValueError(f"{problem}; leave it out.")
+        if self.class_names and not self._has_head:
+            raise ValueError(
+                f"objective.class_names is {self.class_names}, but only softmax has classes; leave it out."
+            )
+        if self.towers == "separate" and LOSSES[self.all_losses[0]].labels == "text_classes":
+            raise ValueError(
+                f"objective.towers is separate, but {self.all_losses[0]} compares single texts; set shared."
+            )
 
     @property
     def sentence(self) -> SentenceConfig:
@@ -99,6 +125,17 @@ class Embeddings(LayerSettings, TeacherSettings, PromptedTexts):
         settings |= {"default_role": "document" if is_separate else None}
         return SentenceConfig(poolings, similarity=similarity, **settings)
 
+    @property
+    def prompts(self) -> tuple[str, str]:
+        query, document = super().prompts
+        has_roles = LOSSES[self.all_losses[0]].labels != "text_classes"
+        return query if has_roles else document, document
+
+    @property
+    def _has_head(self) -> bool:
+        """Whether a classifier of pairs is trained too."""
+        return any(LOSSES[loss].has_head for loss in self.all_losses)
+
     def network(self, encoder: EncoderConfig, compute: ComputeConfig) -> Network:
         """Scores are the vectors [B, E, D] float32 of the texts of each row."""
         return self.network_of_layers(encoder, compute, ())
@@ -110,7 +147,12 @@ class Embeddings(LayerSettings, TeacherSettings, PromptedTexts):
         def init(key: jax.Array) -> Params:
             params = init_params(jax.random.split(key, 1), module, {})
             layers = settings.init(jax.random.fold_in(key, 1))
-            return params | ({MODULES: layers} if layers else {})
+            params |= {MODULES: layers} if layers else {}
+            if self._has_head:
+                shape = 3 * settings.size(encoder.hidden_size), len(self.class_names)
+                kernel = jax.random.normal(jax.random.fold_in(key, 2), shape) * encoder.initializer_std
+                params |= {PAIR_HEAD: {"kernel": kernel, "bias": jnp.zeros(shape[1])}}
+            return params
 
         def embed(params: Params, batch: Batch, key: jax.Array, train: bool) -> jax.Array:
             outputs = encode_layers(module, params["encoder"], numbers, batch, key, train)  # [1 + K, B, T, D]
@@ -128,19 +170,16 @@ class Embeddings(LayerSettings, TeacherSettings, PromptedTexts):
         objective = super().build(encoder, compute, vocabulary)
         if self.layers:
             objective = objective._replace(loss=self._loss_with_layers(encoder, compute))
-        if self.include_prompt or not any(self.prompts):
+        prompts = [part.prompts for part in self.by_source or (self,)]
+        if not any(map(any, prompts)):
             return objective
-        tokenizer = cast(Tokenizer, vocabulary)
-        query, document = (prompt_tokens(tokenizer, text) if text else 0 for text in self.prompts)
+        with_counts = prompt_counter(cast(Tokenizer, vocabulary), prompts, self.include_prompt)
 
-        def skipping(function: Callable[..., Any]) -> Callable[..., Any]:
-            def of_batch(params: Params, batch: Batch, key: jax.Array, train: bool) -> Any:
-                return function(params, batch | {"skipped": jnp.where(is_anchor(batch), query, document)}, key, train)
-
-            return of_batch
+        def with_prompts(function: Callable[..., Any]) -> Callable[..., Any]:
+            return lambda params, batch, key, train: function(params, with_counts(batch), key, train)
 
         assert objective.scores is not None  # the objectives of tasks have them
-        return objective._replace(loss=skipping(objective.loss), scores=skipping(objective.scores))
+        return objective._replace(loss=with_prompts(objective.loss), scores=with_prompts(objective.scores))
 
     def _loss_with_layers(self, encoder: EncoderConfig, compute: ComputeConfig) -> Callable[..., Any]:
         """The function `loss` of an objective that trains the first layers too."""
@@ -157,30 +196,36 @@ class Embeddings(LayerSettings, TeacherSettings, PromptedTexts):
         return loss
 
     def loss_batch(self, params: Params, batch: Batch) -> Batch:
-        return batch | {name: params[name] for name in (PROJECTION,) if name in params}
+        return batch | {name: params[name] for name in (PROJECTION, PAIR_HEAD) if name in params}
 
     def examples(self, scores: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array]:
         vectors, mask, labels = super().examples(scores, batch)
         return vectors, mask, teacher_vectors(batch) if self.vectors_of else labels
 
-    def pair_loss(self) -> VectorLoss:
-        return guided_loss(self, self.scale, self.directions) if self.guide else super().pair_loss()
+    def pair_loss(self, head: Callable[[jax.Array], jax.Array] | None = None) -> VectorLoss:
+        return guided_loss(self, self.scale, self.directions) if self.guide else super().pair_loss(head)
 
-    def metrics(self, scores: jax.Array, batch: Batch) -> Metrics:
+    def loss_metrics(self, scores: jax.Array, batch: Batch) -> Metrics:
         """Loss and accuracy: the anchors to which no text of the batch but anchors is as similar as the positive.
 
-        Batches of single texts have no accuracy. With `spread` and `layers` the loss is the sum of pair_loss and
-        others, times their factors.
+        If the loss learns classes, accuracy is that of `nearest_accuracy` or `pair_class_accuracy`. Batches of single
+        texts without classes have none. With `spread` and `layers` the loss is the sum of pair_loss and others, times
+        their factors.
         """
         vectors, mask, labels = self.examples(scores, batch)
-        similarity, loss = self.sentence.similarity, self.pair_loss()
+        similarity, head = self.sentence.similarity, pair_head(batch) if self._has_head else None
+        loss = self.pair_loss(head)
         if self.dimensions:
             loss = matryoshka(loss, self.dimensions)
         if self.teacher:
             loss = taught(loss, batch.get(PROJECTION))
         metrics, factors = {"loss": loss(vectors, mask, labels)}, {"pair_loss": 1.0}
-        if vectors.shape[1] > 1:
-            metrics["accuracy"] = ranking_accuracy(vectors, mask, similarity)
+        if head is not None:
+            metrics["accuracy"] = pair_class_accuracy(vectors, mask, labels, head)
+        elif LOSSES[self.loss].labels == "text_classes":
+            metrics["accuracy"] = nearest_accuracy(vectors, labels, similarity)
+        elif vectors.shape[1] > 1:
+            metrics["accuracy"] = ranking_accuracy(vectors, self.texts(batch), similarity)
         if self.spread:
             metrics["spread_loss"] = global_orthogonality(vectors, mask, similarity=similarity)
             factors["spread_loss"] = self.spread
@@ -225,4 +270,25 @@ class Embeddings(LayerSettings, TeacherSettings, PromptedTexts):
         return objective
 
     def with_labels(self, labels: TrainingLabels) -> Self:
-        return dataclasses.replace(super().with_labels(labels), pooling=self.sentence.pooling[0])
+        names = labels.names if self._has_head else ()
+        if self.class_names not in ((), names):
+            problem = f"objective.class_names is {', '.join(self.class_names)}, but the data has {', '.join(names)}"
+            raise ValueError(f"{problem}; leave it out.")
+        return dataclasses.replace(super().with_labels(labels), pooling=self.sentence.pooling[0], class_names=names)
+
+    def of_source(self, number: int) -> Self:
+        classes = self.class_names if LOSSES[self.losses[number]].has_head else ()
+        return super(Embeddings, dataclasses.replace(self, class_names=classes)).of_source(number)
+
+    def with_assumed_labels(self, names: Sequence[str]) -> Self:
+        classes = self.class_names or tuple(names) or ("0", "1")
+        return dataclasses.replace(self, class_names=classes) if self._has_head else self
+
+
+def pair_head(params: Params) -> Callable[[jax.Array], jax.Array]:
+    """The trained classifier of pairs: from `pair_features` [N, 3 * D] to scores [N, K] of the classes.
+
+    Its parameters are among those of a run, or in the batch of a loss.
+    """
+    head = params[PAIR_HEAD]
+    return lambda features: jnp.matmul(features, head["kernel"], precision=jax.lax.Precision.HIGHEST) + head["bias"]

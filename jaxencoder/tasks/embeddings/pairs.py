@@ -214,13 +214,17 @@ def pair_classification(
     Raises:
         ValueError: there are no features.
     """
-    if not (texts or difference or product):
-        raise ValueError("texts, difference and product are all False, so that a pair has no features; choose one.")
-    vectors = zero_absent(vectors, mask)
-    u, v = vectors[:, 0], vectors[:, 1]
-    features = [u, v] * texts + [jnp.abs(u - v)] * difference + [u * v] * product
-    scores = head(jnp.concatenate(features, axis=-1))
+    scores = head(pair_features(zero_absent(vectors, mask), texts, difference, product))
     is_labeled = mask[:, 0] & mask[:, 1] & (labels >= 0)
     log_p = jax.nn.log_softmax(scores.astype(jnp.float32))
     log_p = jnp.take_along_axis(log_p, jnp.where(is_labeled, labels, 0)[:, None], axis=-1)[:, 0]
     return masked_sum(-log_p, is_labeled)
+
+
+def pair_features(vectors: jax.Array, texts: bool = True, difference: bool = True, product: bool = False) -> jax.Array:
+    """The features [N, F * D] of pairs, as in `pair_classification`, from `vectors` [N, C, D] without NaN."""
+    if not (texts or difference or product):
+        raise ValueError("texts, difference and product are all False, so that a pair has no features; choose one.")
+    u, v = vectors[:, 0], vectors[:, 1]
+    features = [u, v] * texts + [jnp.abs(u - v)] * difference + [u * v] * product
+    return jnp.concatenate(features, axis=-1)

@@ -1,7 +1,9 @@
 """Similarities of texts by their vectors, and how well they agree with scores or find the similar text."""
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,16 +13,22 @@ from scipy import sparse
 from jaxencoder.model.sentence import Similarity
 from jaxencoder.model.similarity import check_finite, pair_similarities, similarity_matrix, sparse_similarities, unit
 from jaxencoder.tasks.classification.metrics import correlations
+from jaxencoder.tasks.embeddings.class_accuracy import nearest_accuracy, pair_class_accuracy
 from jaxencoder.tasks.embeddings.compared_texts import ComparedTexts
-from jaxencoder.tasks.embeddings.data import SCHEMA, schema_for
-from jaxencoder.tasks.embeddings.objective import Embeddings
+from jaxencoder.tasks.embeddings.data import SCHEMA
+from jaxencoder.tasks.embeddings.labeled_data import PairClasses, TextClasses
+from jaxencoder.tasks.embeddings.losses import LOSSES
+from jaxencoder.tasks.embeddings.objective import Embeddings, pair_head
 from jaxencoder.tasks.embeddings.prompted_texts import PromptedTexts
-from jaxencoder.tasks.records import labeled_records, paired_records
+from jaxencoder.tasks.embeddings.schemas import schema_for
+from jaxencoder.tasks.records import labeled_records, paired_records, with_texts
 from jaxencoder.tasks.running import objective_scores, row_length, score_texts
 from jaxencoder.tasks.sparse.objective import SparseEmbeddings
 from jaxencoder.tasks.sparse.vectors import text_vectors as sparse_text_vectors
 from jaxencoder.tasks.task import Evaluation, TaskModel
 from jaxencoder.text.buckets import prompt_tokens, tokenize, warn_truncated
+from jaxencoder.text.labels import MARKS, Labels
+from jaxencoder.text.sources.fields import infer_source_fields
 from jaxencoder.text.sources.records import Record
 
 ADDED = ("similarity",)
@@ -73,6 +81,8 @@ def predict_similarities(
     Raises:
         ValueError: as in `text_vectors`, or a record that lacks its texts or has one of these fields.
     """
+    if not (pair_field or model.config.data.pair_field):
+        raise ValueError("this run was trained on single texts; name the field of the second text by pair_field")
     for chunk, first, second in paired_records(source, model.config.data, text_field, pair_field, ADDED):
         queries = text_vectors(model, first, batch_tokens, is_query=True)
         documents = text_vectors(model, second, batch_tokens)
@@ -84,9 +94,15 @@ def evaluate_embeddings(model: TaskModel, source: str | None = None) -> Evaluati
     """Metrics on the records held out by the run, or on a source with the same fields.
 
     They are those of `score_metrics` if records have a score, else those of `ranking_metrics`. A teacher's scores do
-    not count.
+    not count. For losses of classes: accuracy as of `nearest_accuracy` or `pair_class_accuracy`, and examples.
     """
     data, rows, objective = model.config.data, {}, model.config.objective
+    if isinstance(objective, ComparedTexts) and objective.losses:
+        if source is None:
+            return Evaluation(_source_metrics(model, objective))
+        data = infer_source_fields(source, data, SCHEMA, ["label_field"])
+    elif isinstance(objective, ComparedTexts) and LOSSES[objective.loss].labels in _BY_CLASS:
+        return Evaluation(_BY_CLASS[LOSSES[objective.loss].labels](model, source))
     if not data.pair_field:
         advice = "measure its vectors by evaluate similarity, retrieval or another set"
         raise ValueError(f"the model was trained on single texts, which nothing is compared with; {advice}")
@@ -111,6 +127,55 @@ def evaluate_embeddings(model: TaskModel, source: str | None = None) -> Evaluati
     first, second = np.array([row[:2] for row in tuples])[has_score].T
     similarities = pair_similarities(similarity, anchors[first], vectors[second])
     return Evaluation(score_metrics(similarities, gold[has_score]))
+
+
+def _source_metrics(model: TaskModel, objective: ComparedTexts) -> dict[str, float]:
+    """The metrics on the held-out records of each source, METRIC_SOURCE, as its own loss needs them."""
+    config, result = model.config, {}
+    for number, name in enumerate(Path(source).stem for source in config.data.train):
+        _, data = config.schema.of_source(config.data, number)
+        settings = {"data": data, "objective": objective.of_source(number)}
+        part = dataclasses.replace(model, config=dataclasses.replace(config, **settings))
+        result |= {f"{metric}_{name}": value for metric, value in evaluate_embeddings(part).metrics.items()}
+    return result
+
+
+def _text_class_metrics(model: TaskModel, source: str | None) -> dict[str, float]:
+    """accuracy: the texts whose most similar other text has their class; and examples, their number."""
+    data, texts, classes, numbers = model.config.data, [], [], {}
+    for where, record in labeled_records(TextClasses(), data, source):
+        name = str(record[data.label_field]).strip()
+        if name not in MARKS:
+            texts.append(with_texts(record, [data.text_field], where)[data.text_field])
+            classes.append(numbers.setdefault(name, float(len(numbers))))
+    vectors = text_vectors(model, texts)
+    vectors = vectors.toarray() if sparse.issparse(vectors) else vectors
+    similarity = model.config.objective.sentence.similarity
+    hits, count = nearest_accuracy(np.asarray(vectors, np.float32), np.array(classes, np.float32), similarity)
+    return {"accuracy": float(hits / count), "examples": int(count)}
+
+
+def _pair_class_metrics(model: TaskModel, source: str | None) -> dict[str, float]:
+    """accuracy: the pairs whose class the trained classifier finds; and examples, their number."""
+    data, schema, pairs, classes = model.config.data, PairClasses(), [], []
+    objective = model.config.objective
+    assert isinstance(objective, Embeddings)  # no other has such losses
+    labels = Labels("tuple", objective.class_names)
+    for where, record in labeled_records(schema, data, source):
+        texts = record[data.text_field], record[data.pair_field]
+        schema.check_texts(*texts, data.pair_field, where)
+        if (label := schema.encode_label(record[data.label_field], texts, labels, where)) is not None:
+            pairs.append((texts[0], texts[1][0]))
+            classes.append(label[0])
+    first, second = zip(*pairs, strict=True)
+    columns = text_vectors(model, first, is_query=True), text_vectors(model, second)
+    vectors = np.stack(columns, axis=1).astype(np.float32)
+    mask, head = np.ones(vectors.shape[:2], bool), pair_head(model.params)
+    hits, count = pair_class_accuracy(vectors, mask, np.array(classes, np.float32), head)
+    return {"accuracy": float(hits / count), "examples": int(count)}
+
+
+_BY_CLASS = {"text_classes": _text_class_metrics, "pair_classes": _pair_class_metrics}
 
 
 def score_metrics(similarities: np.ndarray, scores: np.ndarray) -> dict[str, float]:

@@ -1,12 +1,13 @@
 """Base of objectives whose texts have prompts, which a trained model stores."""
 
+import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from jaxencoder.model.sentence import SentenceConfig
 from jaxencoder.tasks.embeddings.compared_texts import ComparedTexts
+from jaxencoder.tasks.embeddings.prompts import NO_PROMPT, chosen_prompt
 
-NO_PROMPT = "none"  # a value of the settings of prompts
 _NAMES = {"query_prompt": "query", "document_prompt": "document"}
 
 
@@ -19,6 +20,10 @@ class PromptedTexts(ComparedTexts):
     else its default prompt, if it has them."""
     document_prompt: str = ""
     """The same for the other texts; empty: its prompt document, or else its default prompt."""
+    query_prompts: tuple[str, ...] = ()
+    """The query_prompt of each source in objective.losses. The model stores query_prompt alone."""
+    document_prompts: tuple[str, ...] = ()
+    """The document_prompt of each source in objective.losses. The model stores document_prompt alone."""
     other_prompts: tuple[str, ...] = ()
     """Name and text, in turn, of other prompts that the model stores for later use. Empty: as init_from has them."""
 
@@ -28,6 +33,10 @@ class PromptedTexts(ComparedTexts):
             raise ValueError(
                 f"objective.other_prompts is {self.other_prompts}; give a name and a text for each prompt."
             )
+        for name in ("query_prompts", "document_prompts"):
+            if (texts := getattr(self, name)) and len(texts) != len(self.losses):
+                problem = f"objective.{name} has {len(texts)} texts, but objective.losses {len(self.losses)} losses"
+                raise ValueError(f"{problem}; give one for each source, or none.")
 
     @property
     def prompts(self) -> tuple[str, str]:
@@ -49,15 +58,17 @@ class PromptedTexts(ComparedTexts):
         ValueError for a name of a prompt that the model does not store.
         """
         other_prompts = (pair for pair in sentence.prompts if pair[0] not in _NAMES.values() and pair[1])
-        texts = {setting: self._prompt(setting, name, sentence) for setting, name in _NAMES.items()}
+        texts: dict[str, Any] = {}
+        for setting, name in _NAMES.items():
+            of_sources = getattr(self, f"{setting}s")
+            chosen = [chosen_prompt(f"objective.{setting}s", text, name, sentence) for text in of_sources]
+            texts[f"{setting}s"] = tuple(text or NO_PROMPT for text in chosen)
+            texts[setting] = chosen_prompt(f"objective.{setting}", getattr(self, setting), name, sentence)
         return texts | {"other_prompts": self.other_prompts or tuple(x for pair in other_prompts for x in pair)}
 
-    def _prompt(self, setting: str, name: str, sentence: SentenceConfig) -> str:
-        """The text of a prompt: that of the setting, of the stored one of this name, or of the default one."""
-        value, stored = getattr(self, setting), dict(sentence.prompts)
-        if value == NO_PROMPT:
-            return value
-        try:
-            return sentence.prompt(value or (name if name in stored else None))
-        except ValueError as error:
-            raise ValueError(f"objective.{setting} is {value!r}: {error}") from None
+    def of_source(self, number: int) -> Self:
+        settings: dict[str, Any] = {}
+        for name in _NAMES:
+            if texts := getattr(self, f"{name}s"):
+                settings |= {name: texts[number], f"{name}s": ()}
+        return super(PromptedTexts, dataclasses.replace(self, **settings)).of_source(number)

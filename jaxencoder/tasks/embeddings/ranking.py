@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from jaxencoder.model.sentence import Similarity
 from jaxencoder.model.vectors import unit
+from jaxencoder.tasks.embeddings.duplicates import compared_texts, is_present
 from jaxencoder.tasks.embeddings.vectors import Loss, by_blocks, check_choice, masked_sum, similarities, zero_absent
 
 Direction = Literal["query_to_document", "document_to_query", "query_to_query", "document_to_document"]
@@ -41,37 +42,37 @@ def multiple_negatives_ranking(
 
     query_to_document with document_to_query and partition "per_direction" is the symmetric loss
     (MultipleNegativesSymmetricRankingLoss; ContrastiveTensionLossInBatchNegatives of vectors from two encoders); all
-    four directions and "joint" are the loss of GTE, Li et al. 2023, arXiv:2308.03281. SimCSE (Gao et al. 2021,
-    arXiv:2104.08821) is this loss with the same text as query and positive, under two dropout masks.
+    four directions and "joint": Li et al. 2023 (GTE), arXiv:2308.03281. With the same text as query and positive, under
+    two dropout masks, it is SimCSE (Gao et al. 2021, arXiv:2104.08821).
 
     Args:
         vectors: [N, C, D], see the module.
-        mask: bool [N, C].
+        mask: bool [N, C]; or the numbers of the texts, int [N, C], equal for equal texts and -1 for none: then the
+            `related_texts` of an example are not its negatives. In sentence-transformers they are.
         similarity: of two vectors; "euclidean" and "manhattan" are negative distances.
         scale: factor of the similarities, the inverse of a temperature; may be an array, for a learned one.
-        directions: scores that enter the softmax of example i. query_to_document: its query with all documents
-            (positives and negatives of all examples), always needed; query_to_query: its query with the other queries;
-            document_to_query: its positive with all queries; document_to_document: its positive with the documents of
-            other examples.
+        directions: scores that enter the softmax of an example. query_to_document: its query with the positives and
+            negatives of all, always needed; query_to_query: its query with the other queries; document_to_query: its
+            positive with all queries; document_to_document: its positive with the documents of other examples.
         partition: "joint": one softmax over all scores; "per_direction": one for each direction, and their mean. The
             latter only for query_to_document and document_to_query, whose scores include the positive's.
-        hardness: negatives of query_to_document whose logits grow by `hardness_strength` times their similarity,
-            which counts as a constant in the gradient. "in_batch": all texts of other examples (Lan et al. 2025,
-            arXiv:2503.04812, strength 9); "hard": the example's hard negatives (EmbeddingGemma, Schechter Vera et al.
-            2025, arXiv:2509.20354, strength 5); "all": both.
-        hardness_strength: not multiplied by `scale`.
+        hardness, hardness_strength: negatives of query_to_document whose logits grow by the strength times their
+            similarity, without `scale` and a constant in the gradient. "in_batch": all texts of other examples (Lan et
+            al. 2025, arXiv:2503.04812, strength 9); "hard": its own ones (EmbeddingGemma, Schechter Vera et al. 2025,
+            arXiv:2509.20354, strength 5); "all": both.
 
     Returns:
         The sum over the examples that have a query and a positive, and their number.
     """
     check_settings(scale, directions, partition, hardness, hardness_strength)
+    texts, mask = mask, is_present(mask)
     vectors = zero_absent(vectors, mask)
 
-    def losses(examples: jax.Array, numbers: jax.Array) -> jax.Array:
-        """The losses [n] of some examples, from their vectors [n, C, D] and their numbers [n] among all."""
+    def losses(examples: jax.Array, numbers: jax.Array, own_texts: jax.Array) -> jax.Array:
+        """The losses [n] of some examples, from vectors and texts [n, C, ...] and their numbers [n] among all."""
         is_same = numbers[:, None] == jnp.arange(len(vectors))  # [n, N]
-        blocks = (_scores(d, similarity, examples, vectors, mask, is_same) for d in directions)
-        scores, candidates = zip(*blocks, strict=True)
+        arguments = similarity, examples, vectors, compared_texts(texts, own_texts, is_same), is_same
+        scores, candidates = zip(*(_scores(direction, *arguments) for direction in directions), strict=True)
         to_documents = scores[directions.index("query_to_document")]  # [n, N, C - 1]
         logits = [scale * block for block in scores]
         if hardness != "none":
@@ -85,7 +86,7 @@ def multiple_negatives_ranking(
         # From the same matrix as in the softmax, so that rounding does not make a loss negative.
         return log_z - jnp.where(is_same, scale * to_documents[..., 0], 0).sum(1)
 
-    return masked_sum(by_blocks(losses, vectors, jnp.arange(len(vectors))), mask[:, 0] & mask[:, 1])
+    return masked_sum(by_blocks(losses, vectors, jnp.arange(len(vectors)), texts), mask[:, 0] & mask[:, 1])
 
 
 def check_settings(
@@ -124,13 +125,13 @@ def _scores(
     queries, documents = vectors[:, 0], vectors[:, 1:]
     match direction:
         case "query_to_document":
-            return similarities(similarity, examples[:, 0], documents), mask[:, 1:]
+            return similarities(similarity, examples[:, 0], documents), mask[..., 1:]
         case "document_to_query":
-            return similarities(similarity, examples[:, 1], queries), mask[:, 0]
+            return similarities(similarity, examples[:, 1], queries), mask[..., 0]
         case "query_to_query":
-            return similarities(similarity, examples[:, 0], queries), mask[:, 0] & ~is_same
+            return similarities(similarity, examples[:, 0], queries), mask[..., 0] & ~is_same
         case "document_to_document":
-            return similarities(similarity, examples[:, 1], documents), mask[:, 1:] & ~is_same[..., None]
+            return similarities(similarity, examples[:, 1], documents), mask[..., 1:] & ~is_same[..., None]
 
 
 def _penalized(hardness: Hardness, is_same: jax.Array, documents: int) -> jax.Array:
@@ -242,12 +243,14 @@ def score_ranking(scores: jax.Array, mask: jax.Array, *, scale: jax.typing.Array
 
     Args:
         scores: float [N, N, C - 1] of the query of each example with the documents of each example.
-        mask: bool [N, C], see the module.
+        mask: bool or int [N, C], as in `multiple_negatives_ranking`.
         scale: factor of the scores.
 
     Returns:
         The sum over the examples that have a query and a positive, and their number.
     """
+    is_same = jnp.eye(len(scores), dtype=bool)
+    compared, mask = compared_texts(mask, mask, is_same), is_present(mask)
     logits = jnp.asarray(scale * jnp.where(mask[:, 1:], scores.astype(jnp.float32), 0))
-    positive = jnp.where(jnp.eye(len(scores), dtype=bool), logits[..., 0], 0).sum(1)
-    return masked_sum(_log_partition([logits], [mask[:, 1:]]) - positive, mask[:, 0] & mask[:, 1])
+    positive = jnp.where(is_same, logits[..., 0], 0).sum(1)
+    return masked_sum(_log_partition([logits], [compared[..., 1:]]) - positive, mask[:, 0] & mask[:, 1])

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxencoder.tasks.embeddings.data import EmbeddingSchema, schema_for
+from jaxencoder.tasks.embeddings.data import EmbeddingSchema
+from jaxencoder.tasks.embeddings.schemas import schema_for
 from jaxencoder.text.config import DataConfig
 from jaxencoder.text.labels import Labels
 from jaxencoder.text.pieces import Pieces, grouped

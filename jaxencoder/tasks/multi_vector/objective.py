@@ -8,7 +8,7 @@ of the batch at a time, see `in_parts`.
 import dataclasses
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self, cast
 
 import jax
 import jax.numpy as jnp
@@ -25,9 +25,11 @@ from jaxencoder.model.multi_vector import (
 )
 from jaxencoder.model.sentence import Dense
 from jaxencoder.objectives.objective import Batch, Metrics, Objective, Params, Vocabulary, encode, mean
-from jaxencoder.tasks.embeddings.compared_texts import teacher_scores
+from jaxencoder.tasks.embeddings.compared_texts import teacher_scores, text_mask
 from jaxencoder.tasks.embeddings.distillation import check_temperatures, margin_mse, score_distillation
+from jaxencoder.tasks.embeddings.duplicates import compared_texts, text_numbers
 from jaxencoder.tasks.embeddings.parts import in_parts
+from jaxencoder.tasks.embeddings.prompts import prompt_counter
 from jaxencoder.tasks.embeddings.ranking import score_ranking
 from jaxencoder.tasks.embeddings.vectors import Loss, finds_positive, masked_sum
 from jaxencoder.tasks.multi_vector.token_vectors import with_hidden_tokens
@@ -39,7 +41,10 @@ MultiVectorLoss = Literal["ranking", "margin_mse", "kl"]
 NAME = "multi_vector"  # of the projection's parameters
 _TAUGHT = ("margin_mse", "kl")
 # Settings that only some losses use.
-_USED_BY = {"scale": ("ranking",), "student_temperature": ("kl",), "teacher_temperature": ("kl",)}
+_USED_BY = {
+    **dict.fromkeys(("scale", "mask_duplicates"), ("ranking",)),
+    **dict.fromkeys(("student_temperature", "teacher_temperature"), ("kl",)),
+}
 
 
 class Texts(NamedTuple):
@@ -80,6 +85,9 @@ class MultiVectors(TaskObjective):
     """Divide similarities by the number of the query's vectors."""
     scale: float = 1.0
     """Factor of similarities in ranking, the inverse of a temperature."""
+    mask_duplicates: bool = True
+    """Leave the anchors and positives of examples that have an anchor or a positive in common, which are equal texts,
+    out of each other's negatives in ranking. False: they are negatives, as in sentence-transformers."""
     student_temperature: float = 1.0
     """Divides the similarities of kl."""
     teacher_temperature: float = 1.0
@@ -92,7 +100,7 @@ class MultiVectors(TaskObjective):
         for name, value in least.items():
             if getattr(self, name) < value:
                 raise ValueError(f"objective.{name} must be at least {value}, got {getattr(self, name)}.")
-        self.check_used(self.loss, _USED_BY)
+        self.check_used([self.loss], _USED_BY)
         if not 0 < self.scale < np.inf:
             raise ValueError(f"objective.scale must be a positive number, got {self.scale}.")
         check_temperatures(self.student_temperature, self.teacher_temperature)
@@ -135,9 +143,13 @@ class MultiVectors(TaskObjective):
         init, vectors = self._network(encoder, compute, mask_id)
         ids = [vocabulary.token_id(word) for word in self.skipped_words]
         skipped = tuple(i for i in ids if i is not None)
+        prompts = self.query_prompt, self.document_prompt
+        with_counts = prompt_counter(cast(Tokenizer, vocabulary), [prompts], True) if any(prompts) else None
 
         def loss(params: Params, batch: Batch, key: jax.Array, train: bool) -> tuple[jax.Array, Metrics]:
-            metrics = self._metrics(vectors(params, batch, key, train), batch, skipped)
+            metrics = self._metrics(
+                vectors(params, batch, key, train), batch if with_counts is None else with_counts(batch), skipped
+            )
             return mean(metrics), metrics
 
         return Objective(init, loss, vectors)
@@ -168,7 +180,7 @@ class MultiVectors(TaskObjective):
 
         With a teacher's scores only the query's other documents are compared, else those of the batch.
         """
-        mask = (batch["tuples"] >= 0).reshape(-1, batch["tuples"].shape[-1])
+        mask = text_mask(batch)
         query_length = min(self.query_length, vectors.shape[1])
         queries = texts_of(vectors, batch, batch["tuples"][..., :1], query_length)
         queries = Texts(queries.vectors[:, 0], queries.mask[:, 0])
@@ -183,8 +195,10 @@ class MultiVectors(TaskObjective):
             return {"loss": value, "accuracy": _accuracy(scores[:, None], mask, jnp.zeros(len(mask), jnp.int32))}
         flat = (x.reshape(-1, *x.shape[2:]) for x in documents)
         scores = max_similarities(*queries, *flat, mean=self.mean).reshape(len(mask), *documents.mask.shape[:2])
-        value = score_ranking(scores, mask, scale=self.scale)
-        candidates = jnp.where(mask[:, 1:], scores, -jnp.inf)
+        texts = text_numbers(batch) if self.mask_duplicates else mask
+        value = score_ranking(scores, texts, scale=self.scale)
+        compared = compared_texts(texts, texts, jnp.eye(len(mask), dtype=bool))
+        candidates = jnp.where(compared[..., 1:], scores, -jnp.inf)
         return {"loss": value, "accuracy": _accuracy(candidates, mask, jnp.arange(len(mask)))}
 
     @property

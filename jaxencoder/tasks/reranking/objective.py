@@ -83,7 +83,7 @@ class Reranking(TaskObjective):
     def __post_init__(self) -> None:
         check_dropout(self.dropout)
         check_choice("objective.loss", self.loss, get_args(RerankingLoss))
-        self.check_used(self.loss, _USED_BY)
+        self.check_used([self.loss], _USED_BY)
         if self.loss == "bce" and self.activation != "identity":
             problem = f"objective.activation is {self.activation}, but objective.loss bce has a sigmoid of its own"
             raise ValueError(f"{problem}; leave it out.")

@@ -27,7 +27,7 @@ from jaxencoder.model.sparse import (
 )
 from jaxencoder.objectives.objective import Batch, Metrics, Objective, Params, Vocabulary, encode, mean, terms
 from jaxencoder.tasks.embeddings.compared_texts import is_anchor, ranking_accuracy
-from jaxencoder.tasks.embeddings.losses import OF_VECTORS
+from jaxencoder.tasks.embeddings.losses import LOSSES, OF_VECTORS
 from jaxencoder.tasks.embeddings.parts import in_parts
 from jaxencoder.tasks.embeddings.prompted_texts import PromptedTexts
 from jaxencoder.tasks.sparse.regularizers import active_dimensions, flops, l1
@@ -73,8 +73,9 @@ class SparseEmbeddings(PromptedTexts):
     from_data: ClassVar[tuple[str, ...]] = (*PromptedTexts.from_data, "pooling", "saturation", "queries")
 
     def __post_init__(self) -> None:
-        if self.loss in OF_VECTORS:
-            raise ValueError(f"objective.loss is {self.loss}, which is for dense embeddings; give another loss.")
+        for loss in self.all_losses:
+            if loss in OF_VECTORS or LOSSES[loss].has_head:
+                raise ValueError(f"objective.loss is {loss}, which is for dense embeddings; give another loss.")
         super().__post_init__()
         names = ("query_weight", "document_weight", "query_threshold", "document_threshold", "regularizer_warmup")
         self.check_at_least(dict.fromkeys(names, 0))
@@ -125,7 +126,7 @@ class SparseEmbeddings(PromptedTexts):
 
         return Objective(init, loss, scores)
 
-    def metrics(self, scores: jax.Array, batch: Batch) -> Metrics:
+    def loss_metrics(self, scores: jax.Array, batch: Batch) -> Metrics:
         """Loss and accuracy as of `Embeddings`, and the active dimensions of queries (anchors) and documents.
 
         The loss is the sum of pair_loss, query_regularizer and document_regularizer, the latter times their factors,
@@ -139,7 +140,7 @@ class SparseEmbeddings(PromptedTexts):
             "pair_loss": self.pair_loss()(vectors, mask, labels),
             "query_regularizer": regularizer(*queries, self.query_threshold),
             "document_regularizer": regularizer(*documents, self.document_threshold),
-            "accuracy": ranking_accuracy(vectors, mask, self.sentence.similarity),
+            "accuracy": ranking_accuracy(vectors, self.texts(batch), self.sentence.similarity),
             "query_active": active_dimensions(*queries),
             "document_active": active_dimensions(*documents),
         }

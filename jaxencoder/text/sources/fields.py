@@ -19,10 +19,12 @@ def infer_fields(data: DataConfig, schema: Schema) -> DataConfig:
     Text fields are only replaced if text_field has a default. If the records have sentence1, sentence2 and label,
     text_field "text" becomes sentence1 and pair_field sentence2.
     """
-    if schema.needs_labels and not data.label_field:
+    if schema.by_source or (schema.needs_labels and not data.label_field):
         return data
     names = field_names(data.train[0], data.text_field, data.pair_field or ALIGNED_FIELD)
     text, pair = data.text_field, data.pair_field
+    if schema.single_texts and pair == schema.fields.get("pair_field"):
+        pair = ""  # a recipe for pairs names it
     if text in (DataConfig.text_field, schema.fields["text_field"]):
         is_default = not pair or (pair == schema.fields.get("pair_field") and pair not in names)
         if is_default and (usual := _usual_pair(schema, names)):

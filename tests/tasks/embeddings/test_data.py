@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from jaxencoder.tasks.embeddings import data as module
-from jaxencoder.tasks.embeddings.data import SCHEMA, schema_for
+from jaxencoder.tasks.embeddings.data import SCHEMA
+from jaxencoder.tasks.embeddings.schemas import schema_for
 from jaxencoder.text.batches import Batches
 from jaxencoder.text.cache import prepare
 from jaxencoder.text.config import DataConfig, TokenizerConfig

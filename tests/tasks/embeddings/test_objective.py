@@ -15,6 +15,7 @@ from jaxencoder.model.encoder import Encoder
 from jaxencoder.model.sentence import Dense, SentenceConfig
 from jaxencoder.objectives.objective import encode, mean
 from jaxencoder.tasks.embeddings.compared_texts import examples, ranking_accuracy
+from jaxencoder.tasks.embeddings.ranking import multiple_negatives_ranking
 from jaxencoder.tasks.task import TrainingLabels
 from jaxencoder.training.step import init_state, train_step
 from tests.model.examples import BERT, FLOAT32, SMALL, Vocabulary, randomized_params, rows
@@ -241,10 +242,29 @@ def test_settings_and_data() -> None:
         Embeddings().with_labels(TrainingLabels("label", "tuple", ()))
     with pytest.raises(ValueError, match="objective.margin is 2, but objective.loss ranking has none; set triplet or"):
         Embeddings(margin=2)
+    with pytest.raises(
+        ValueError, match="objective.mask_duplicates is False, but objective.loss kl has none; set rank"
+    ):
+        Embeddings(loss="kl", mask_duplicates=False)
     with pytest.raises(ValueError, match="objective.hardness is hard, and objective.hardness_strength 0.0; set both"):
         Embeddings(hardness="hard")
     with pytest.raises(ValueError, match="objective.loss is triplet, but no record has a negative"):
         Embeddings(loss="triplet").metrics(np.zeros((1, 2, 4)), {"tuples": TWO_TEXTS, "labels": np.zeros((1, 2))})
+
+
+def test_equal_texts_are_no_negatives() -> None:
+    """Rows of the same texts twice: found by their tokens, unless equal texts are to be negatives."""
+    batch = {name: np.concatenate([x, x]) for name, x in batch_of().items()}
+    vectors = np.random.default_rng(0).standard_normal((8, 6, 16)).astype(np.float32)
+    x, mask, _ = examples(vectors, batch)
+    numbers = np.arange(x.shape[0] // 2 * 3).reshape(-1, 3)
+    expected = multiple_negatives_ranking(x, np.where(mask, np.concatenate([numbers, numbers]), -1))
+    metrics = Embeddings().metrics(vectors, batch)
+    assert mean(metrics) == pytest.approx(float(expected[0] / expected[1]), rel=1e-5)
+    plain = multiple_negatives_ranking(x, mask)
+    kept = Embeddings(mask_duplicates=False).metrics(vectors, batch)
+    assert mean(kept) == pytest.approx(float(plain[0] / plain[1]), rel=1e-5)
+    assert mean(kept) > mean(metrics) and mean(kept, "accuracy") <= mean(metrics, "accuracy")
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ TRIPLET = {"loss": "triplet", "similarity": "euclidean", "margin": 5.0}
 @pytest.mark.parametrize(
     ("settings", "loss_name", "pooling"),
     [
-        ({}, "SparseMultipleNegativesRankingLoss", ("max", "relu")),
+        ({"mask_duplicates": False}, "SparseMultipleNegativesRankingLoss", ("max", "relu")),
         (SUMS | TRIPLET, "SparseTripletLoss", ("sum", "log1p_relu")),
     ],
     ids=["ranking", "triplet of sums"],
@@ -156,7 +156,8 @@ def test_queries_by_a_table() -> None:
     losses = pytest.importorskip("sentence_transformers.sparse_encoder.losses")
     from sentence_transformers.sparse_encoder.modules import SparseStaticEmbedding
 
-    objective = build(BERT, queries="table", query_weight=0.0, document_weight=0.3)
+    settings = {"query_weight": 0.0, "document_weight": 0.3, "mask_duplicates": False}
+    objective = build(BERT, queries="table", **settings)
     masked_lm, params = from_transformers("BertForMaskedLM", build(BERT))
     params = params | {"query_table": {"weight": np.random.default_rng(0).random(41, np.float32)}}
     loss, _, gradients = loss_and_gradients(objective, params, batch_of())
