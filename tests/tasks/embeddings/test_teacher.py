@@ -22,7 +22,10 @@ def batch_of(size: int) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]:
     """Vectors [B, E, D], a batch with vectors of another model, and these as [N, C, size]."""
     random = np.random.default_rng(size)
     vectors, others = (random.standard_normal((2, 6, n), np.float32) for n in (D, size))
-    batch = {"tuples": TUPLES, "labels": np.arange(12, dtype=np.float32).reshape(2, 6), "teacher_vectors": others}
+    numbers, zeros = np.arange(12).reshape(2, 6), np.zeros((2, 6), np.int32)
+    batch = {"tuples": TUPLES, "labels": numbers.astype(np.float32), "teacher_vectors": others}
+    # Each text is one token.
+    batch |= {"token_ids": numbers.astype(np.int32), "segment_ids": numbers % 6 + 1, "positions": zeros}
     return vectors, batch, of_examples(others)
 
 
