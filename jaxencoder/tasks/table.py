@@ -116,13 +116,17 @@ def schema_of(objective: ObjectiveConfig) -> Schema:
         return VALUES
     if isinstance(objective, ComparedTexts):
         if objective.losses:
-            return SourceSchemas([schema_of(x) for x in objective.by_source], objective.losses)
-        return schema_for(objective.loss, objective.prompts, objective.vector_texts)
+            return SourceSchemas([_schema_of_texts(x) for x in objective.by_source], objective.losses)
+        return _schema_of_texts(objective)
     if isinstance(objective, MultiVectors):
         return MultiVectorSchema(**objective.schema_settings)
     if isinstance(objective, Reranking):
         return lists.schema_for(objective.loss)
     return TEXTS if (task := task_of(objective)) is None else task.schema
+
+
+def _schema_of_texts(objective: ComparedTexts) -> tuples.EmbeddingSchema:
+    return schema_for(objective.loss, objective.prompts, objective.vector_texts)
 
 
 def task_of_model(model: TaskCheckpoint) -> Task | None:

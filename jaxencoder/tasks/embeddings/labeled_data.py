@@ -43,7 +43,7 @@ class PairClasses(EmbeddingSchema):
     def encode_label(self, label: Any, texts: tuple[str, list[str]], labels: Labels, where: str) -> list[int] | None:
         """The id of the class for each text; None for a mark of no class."""
         number = _classes(labels.names).encode(label, where)
-        return None if number is None else [int(number)] * (1 + len(texts[1]))
+        return [int(number)] * (1 + len(texts[1])) if isinstance(number, int | float) else None
 
 
 class TextClasses(PairClasses):

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -135,7 +135,8 @@ def _source_metrics(model: TaskModel, objective: ComparedTexts) -> dict[str, flo
     for number, name in enumerate(Path(source).stem for source in config.data.train):
         _, data = config.schema.of_source(config.data, number)
         settings = {"data": data, "objective": objective.of_source(number)}
-        part = dataclasses.replace(model, config=dataclasses.replace(config, **settings))
+        # The protocols do not say so, but both are dataclasses.
+        part = dataclasses.replace(cast(Any, model), config=dataclasses.replace(cast(Any, config), **settings))
         result |= {f"{metric}_{name}": value for metric, value in evaluate_embeddings(part).metrics.items()}
     return result
 
