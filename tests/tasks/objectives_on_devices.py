@@ -19,7 +19,10 @@ from tests.model.examples import BERT, FLOAT32, Vocabulary, randomized_params, r
 
 ENCODER = dataclasses.replace(BERT, num_layers=1, dropout=0.1)
 CASES: dict[str, ObjectiveConfig] = {
-    "dense in parts": Embeddings(parts=2, spread=0.5, directions=("query_to_document", "query_to_query")),
+    # Of two sources with a loss each; the batch is of the second one.
+    "dense in parts": Embeddings(
+        parts=2, spread=0.5, losses=("cosent", "ranking"), directions=("query_to_document", "query_to_query")
+    ),
     "sparse": SparseEmbeddings(queries="table", query_weight=0.0, document_weight=0.1),
     "multi-vector": MultiVectors(dimensions=8),
     "reranking": Reranking(loss="lambda", dropout=0.1),
@@ -31,7 +34,8 @@ LENGTHS, T = [[7, 5, 9, 4, 6], [8, 9, 5, 7, 3]], 36
 def batch_of_16() -> dict[str, np.ndarray]:
     """Different texts in all rows, with labels of documents from 0 to 2."""
     labels = np.random.default_rng(1).integers(0, 3, (16, 6)).astype(np.float32)
-    return rows(LENGTHS * 8, T) | {"tuples": np.array(TUPLES * 8, np.int32), "labels": labels}
+    arrays = {"tuples": np.array(TUPLES * 8, np.int32), "labels": labels, "sources": np.ones(16, np.int32)}
+    return rows(LENGTHS * 8, T) | arrays
 
 
 def gradients(settings: ObjectiveConfig, mesh: jax.sharding.Mesh) -> dict[str, np.ndarray]:
