@@ -4,13 +4,14 @@ A chunk's name is a digest of everything that its numbers depend on, so that a r
 limits or more texts, computes only what is missing.
 """
 
+import functools
 import hashlib
 import io
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import jax
 import numpy as np
@@ -24,7 +25,26 @@ from jaxencoder.inference.token_vectors import gives_token_vectors
 from jaxencoder.model.similarity import check_finite
 from jaxencoder.parameters import flatten
 
-_TEXTS = 2048  # in a chunk: little is lost when a run is stopped
+CHUNK = 2048  # texts whose vectors are stored together: little is lost when a run is stopped
+_OPEN_FILES = 256  # mapped at once; a process may often open no more than 1024
+
+
+class StoredArray(NamedTuple):
+    """An array in a file, which is open only while it is read."""
+
+    file: str
+    dtype: np.dtype
+    offset: int  # bytes before the array
+    shape: tuple[int, ...]
+
+    @classmethod
+    def of(cls, mapped: np.memmap) -> Self:
+        return cls(str(mapped.filename), mapped.dtype, mapped.offset, mapped.shape)
+
+
+@functools.lru_cache(_OPEN_FILES)
+def _mapped(array: StoredArray) -> np.ndarray:
+    return np.memmap(array.file, array.dtype, "r", array.offset, array.shape)
 
 
 class Vectors:
@@ -34,9 +54,9 @@ class Vectors:
         parts: arrays [n, D].
     """
 
-    def __init__(self, parts: Sequence[np.ndarray]):
+    def __init__(self, parts: Sequence[np.ndarray | StoredArray]):
         self._parts = parts
-        self._ends = np.cumsum([len(part) for part in parts])
+        self._ends = np.cumsum([part.shape[0] for part in parts])
         self.size = parts[0].shape[1]  # D
 
     def __len__(self) -> int:
@@ -44,14 +64,18 @@ class Vectors:
 
     def blocks(self) -> Iterator[np.ndarray]:
         """The parts in order."""
-        return iter(self._parts)
+        return map(self._part, range(len(self._parts)))
+
+    def _part(self, number: int) -> np.ndarray:
+        part = self._parts[number]
+        return _mapped(part) if isinstance(part, StoredArray) else part
 
     def take(self, rows: np.ndarray) -> np.ndarray:
         """The vectors [n, D] of rows [n] in any order, repeated or not."""
         out = np.empty((len(rows), self.size), np.float32)
         numbers = np.searchsorted(self._ends, rows, side="right")
         for number in np.unique(numbers):
-            part, chosen = self._parts[number], numbers == number
+            part, chosen = self._part(number), numbers == number
             out[chosen] = part[rows[chosen] - (self._ends[number] - len(part))]
         return out
 
@@ -76,7 +100,7 @@ def weights_digest(model: OpenedModel) -> str:
     return digest.hexdigest()
 
 
-def cached_numbers(folder: Path, key: Any, compute: Callable[[], np.ndarray]) -> np.ndarray:
+def cached_numbers(folder: Path, key: Any, compute: Callable[[], np.ndarray]) -> np.memmap:
     """The array of a key, which JSON can express, as a read-only map of its file; computed if there is no file.
 
     OSError if the folder cannot be written.
@@ -91,20 +115,26 @@ def cached_numbers(folder: Path, key: Any, compute: Callable[[], np.ndarray]) ->
 
 
 def text_vectors(model: OpenedModel, digest: str, texts: Sequence[str], options: EmbedOptions, folder: Path) -> Vectors:
-    """The vectors of texts, at least one, from the cache where it has them.
+    """The vectors of texts, at least one, from the cache where it has them; see `chunk_vectors`."""
+    parts = []
+    with tqdm(total=len(texts), unit=" texts", desc="Embedding", disable=None) as bar:
+        for start in range(0, len(texts), CHUNK):
+            parts.append(chunk_vectors(model, digest, texts[start : start + CHUNK], options, folder))
+            bar.update(parts[-1].shape[0])
+    return Vectors(parts)
 
-    `digest` is the model's. ValueError if some vectors are not finite.
+
+def chunk_vectors(
+    model: OpenedModel, digest: str, texts: Sequence[str], options: EmbedOptions, folder: Path
+) -> StoredArray:
+    """The vectors of at most `CHUNK` texts, from the cache if it has them.
+
+    `digest` is the model's. ValueError if some vectors are not finite, or not one for each text.
     """
     if model.sentence.sparse is not None:
         raise ValueError("the model gives sparse vectors, which are not stored; name a dense model")
     if gives_token_vectors(model, options):
         raise ValueError("the model gives a vector for each token, which are not stored; name a dense model")
     settings = json.loads(json.dumps({**asdict(options), "batch_tokens": None}, default=str))
-    parts = []
-    with tqdm(total=len(texts), unit=" texts", desc="Embedding", disable=None) as bar:
-        for start in range(0, len(texts), _TEXTS):
-            chunk = list(texts[start : start + _TEXTS])
-            key = [digest, model.sentence.prompt(options.prompt), settings, chunk]
-            parts.append(cached_numbers(folder, key, lambda chunk=chunk: check_finite(embed(model, chunk, options))))
-            bar.update(len(chunk))
-    return Vectors(parts)
+    key = [digest, model.sentence.prompt(options.prompt), settings, list(texts)]
+    return StoredArray.of(cached_numbers(folder, key, lambda: check_finite(embed(model, list(texts), options))))

@@ -126,6 +126,17 @@ def prompt_tokens(tokenizer: Tokenizer | None, prompt: str) -> int:
     return len(ids) - int(len(ids) > 0 and ids[-1] in tokenizer.special_ids)
 
 
+def shared_tokens(tokenizer: Tokenizer | None, prompt: str) -> int:
+    """The number of tokens with which all texts after a prompt begin, with the special ones before it.
+
+    It is less than that of `prompt_tokens` where the end of the prompt joins the first word, as a space does in BPE.
+    """
+    texts = [prompt, prompt.rstrip(), f"{prompt}a", f"{prompt}1"]
+    encoded = require_tokenizer(tokenizer).encode_batch(texts)
+    columns = zip(*(encoding.ids.tolist() for encoding in encoded), strict=False)
+    return sum(1 for _ in itertools.takewhile(lambda column: len(set(column)) == 1, columns))
+
+
 def warn_truncated(truncated: int, texts: int, max_length: int, kind: str = "texts") -> None:
     """Warn once for all truncated texts."""
     if truncated:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from jaxencoder.adapters.lora import with_lora
 from jaxencoder.model.config import EncoderConfig
+from jaxencoder.objectives.objective import Metrics
 from jaxencoder.sharding import batch_sharding
 from jaxencoder.text.batches import Batches, prefetch
 from jaxencoder.text.store import Store
@@ -59,7 +60,7 @@ def evaluator(setup: Setup, mesh: Mesh) -> Callable[[TrainState], dict[str, floa
                 total = metrics if total is None else jax.tree.map(jnp.add, total, metrics)
                 number += 1
             totals[name] = jax.device_get(total)
-        result = means(jax.tree.map(lambda *parts: sum(parts), *totals.values()))
+        result = means(_summed(totals.values()))
         if masked_loss:
             result |= {"perplexity": math.exp(min(result[masked_loss], 700.0)), "unigram_loss": baseline}
         if len(totals) > 1:
@@ -67,6 +68,13 @@ def evaluator(setup: Setup, mesh: Mesh) -> Callable[[TrainState], dict[str, floa
         return result
 
     return evaluate
+
+
+def _summed(parts: Collection[Metrics]) -> Metrics:
+    """The sum of each metric over the parts that have it: single texts have no accuracy."""
+    names = dict.fromkeys(name for part in parts for name in part)
+    of_name = {name: [part[name] for part in parts if name in part] for name in names}
+    return {name: jax.tree.map(lambda *terms: sum(terms), *metrics) for name, metrics in of_name.items()}
 
 
 def best_metric(setup: Setup) -> str:

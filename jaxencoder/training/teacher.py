@@ -6,17 +6,27 @@ Rows only number their texts (`NumberedTexts`), so that one preparation serves f
 import array
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import get_args
 
 import numpy as np
+from tqdm import tqdm
 
 from jaxencoder.config import RunConfig
 from jaxencoder.inference.load import load
 from jaxencoder.inference.model import OpenedModel
 from jaxencoder.inference.options import EmbedOptions
-from jaxencoder.inference.stored_vectors import Vectors, model_digest, text_vectors, weights_digest
+from jaxencoder.inference.stored_vectors import (
+    CHUNK,
+    StoredArray,
+    Vectors,
+    chunk_vectors,
+    model_digest,
+    weights_digest,
+)
 from jaxencoder.model.config import Role
 from jaxencoder.tasks.embeddings.data import NumberedTexts
 from jaxencoder.tasks.embeddings.teacher import VECTORS
@@ -34,14 +44,14 @@ class StoreWithVectors(Store):
     """A store whose rows also have the vectors of their texts: "teacher_vectors" float32 [B, E, D], NaN for none.
 
     Args:
-        path: of a store whose labels are numbers of texts.
+        store: one whose labels are numbers of texts.
         vectors: of different texts.
         positions: int [texts], the position in `vectors` of each number.
         model: identifies the model, as part of the identity of the rows.
     """
 
-    def __init__(self, path: str, vectors: Vectors, positions: np.ndarray, model: str):
-        super().__init__(path)
+    def __init__(self, store: Store, vectors: Vectors, positions: np.ndarray, model: str):
+        super().__init__(store.path, store.number)
         self._vectors, self._positions = vectors, positions
         self.meta |= {"fields": [*self.meta["fields"], VECTORS], "teacher": model}
 
@@ -60,21 +70,39 @@ class StoreWithVectors(Store):
 
 
 class _Texts:
-    """Different texts that a model embeds in one way, by their order."""
+    """Different texts that a model embeds in one way, by their order.
 
-    def __init__(self, options: EmbedOptions):
-        self.options, self._positions = options, {}
+    Only digests of them are kept. `embed` gets them chunk by chunk.
+    """
+
+    def __init__(self, embed: Callable[[list[str]], StoredArray]):
+        self._embed = embed
+        self._positions: dict[bytes, int] = {}  # by digest
+        self._chunk: list[str] = []  # texts without vectors
+        self._parts: list[StoredArray] = []
 
     def add(self, text: str) -> int:
-        return self._positions.setdefault(text, len(self._positions))
+        """The position of a text among all."""
+        digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        if digest not in self._positions:
+            self._positions[digest] = len(self)
+            self._chunk.append(text)
+            if len(self._chunk) == CHUNK:
+                self._embed_chunk()
+        return self._positions[digest]
 
     def __len__(self) -> int:
         return len(self._positions)
 
-    def vectors(self, model: OpenedModel, digest: str, folder: Path) -> list[np.ndarray]:
-        """Parts [n, D] of their vectors."""
-        texts = list(self._positions)
-        return list(text_vectors(model, digest, texts, self.options, folder).blocks()) if texts else []
+    def parts(self) -> list[StoredArray]:
+        """The vectors [n, D] of all texts."""
+        if self._chunk:
+            self._embed_chunk()
+        return self._parts
+
+    def _embed_chunk(self) -> None:
+        self._parts.append(self._embed(self._chunk))
+        self._chunk = []
 
 
 def with_vectors(
@@ -92,23 +120,37 @@ def with_vectors(
     with _named_errors(f"objective.{setting} is {name!r}"):
         model = load(name, dtype="float32")
         digest = model_digest(model)
-    anchors, documents = _by_role(model)
+    folder = cache_folder(config.data) / "vectors"
+    if progress:
+        print(f"Embedding the texts by objective.{setting} {name}", flush=True)
+
+    def embed(options: EmbedOptions, texts: list[str]) -> StoredArray:
+        with _named_errors(f"objective.{setting} is {name!r}"):
+            part = chunk_vectors(model, digest, texts, options, folder)
+        bar.update(len(texts))
+        return part
+
     phases = zip(config.phase_configs, train, strict=True)
     splits: list[tuple[DataConfig, Split, Stores]] = [(phase.data, "train", stores) for phase, stores in phases]
     splits.append((config.data, "validation", validation))
-    positions = _positions(config.schema, splits, anchors, documents)
-    folder, texts = cache_folder(config.data) / "vectors", [anchors] if anchors is documents else [anchors, documents]
-    if progress:
-        print(f"Embedding {sum(map(len, texts)):,} texts by objective.{setting} {name}", flush=True)
-    with _named_errors(f"objective.{setting} is {name!r}"), entry_lock(folder, digest):
-        vectors = Vectors([part for x in texts for part in x.vectors(model, digest, folder)])
+    with entry_lock(folder, digest), tqdm(unit=" texts", desc="Embedding", disable=None) as bar:
+        anchors, *others = [_Texts(partial(embed, options)) for options in _ways(model)]
+        positions = _positions(config.schema, splits, anchors, *others)
+        vectors = Vectors([part for texts in (anchors, *others) for part in texts.parts()])
     config = dataclasses.replace(config, objective=objective.with_vector_size(vectors.size))
     # Those of other texts follow those of anchors.
     places = {path: np.where(x < 0, len(anchors) + ~x, x) for path, x in positions.items()}
-    identity = weights_digest(model)
-    stores = {path: StoreWithVectors(path, vectors, x, identity) for path, x in places.items()}
-    *taught, held_out = (tuple(stores[store.path] for store in split) for split in (*train, validation))
+    identity, every = _identity(model), dict.fromkeys(store for _, _, split in splits for store in split)
+    stores = {store: StoreWithVectors(store, vectors, places[store.path], identity) for store in every}
+    *taught, held_out = (tuple(stores[store] for store in split) for split in (*train, validation))
     return config, tuple(taught), held_out
+
+
+def _identity(model: OpenedModel) -> str:
+    """A digest of a model's weights and settings: another one gives other vectors."""
+    towers = [model] if model.queries is None else [model, model.queries]
+    content = [(weights_digest(tower), repr(tower.sentence), tower.max_length) for tower in towers]
+    return hashlib.blake2b(json.dumps(content).encode(), digest_size=16).hexdigest()
 
 
 @contextlib.contextmanager
@@ -120,39 +162,40 @@ def _named_errors(problem: str) -> Iterator[None]:
         raise (FileNotFoundError if isinstance(error, OSError) else ValueError)(f"{problem}: {error}") from None
 
 
-def _by_role(model: OpenedModel) -> tuple[_Texts, _Texts]:
-    """The anchors and the other texts, which are one set if the model embeds queries and documents alike.
+def _ways(model: OpenedModel) -> list[EmbedOptions]:
+    """How a model embeds anchors and other texts: one way if it treats queries and documents alike.
 
     As in the training itself, their prompt is the stored one of their role, or else the default one.
     """
     settings, roles = model.sentence, get_args(Role)  # query and document
     names = [role if role in dict(settings.prompts) else None for role in roles]
     if model.queries is None and len({settings.prompt(name) for name in names}) == 1:
-        texts = _Texts(EmbedOptions(prompt=names[0]))
-        return texts, texts
-    query, document = (_Texts(EmbedOptions(prompt=x, role=role)) for x, role in zip(names, roles, strict=True))
-    return query, document
+        return [EmbedOptions(prompt=names[0])]
+    return [EmbedOptions(prompt=x, role=role) for x, role in zip(names, roles, strict=True)]
 
 
 def _positions(
-    schema: Schema, splits: Iterable[tuple[DataConfig, Split, Stores]], anchors: _Texts, documents: _Texts
+    schema: Schema,
+    splits: Iterable[tuple[DataConfig, Split, Stores]],
+    anchors: _Texts,
+    documents: _Texts | None = None,
 ) -> dict[str, np.ndarray]:
     """The texts of each store, by its path, as their positions int [texts] among `anchors`.
 
-    A text that is added to `documents`, if that is another set, has the complement of its position there.
+    Other texts than anchors are added to `documents` if there is such a set, and have the complements of their
+    positions there.
     """
     assert isinstance(schema, NumberedTexts)  # the schema of objectives with such vectors
     positions: dict[str, np.ndarray] = {}
     for data, split, stores in splits:
-        parts = {part.source: part for part in (source_splits(data, schema, split) if stores else ())}
+        parts = source_splits(data, schema, split) if stores else []
         for store in stores:
             if store.path in positions:
                 continue
             numbers = array.array("q")
-            for example in parts[store.meta["source"]].examples(schema.find_labels(data)):
+            for example in parts[store.number].examples(schema.find_labels(data)):
                 anchor, *rest = schema.texts_with_vectors(example)
                 numbers.append(anchors.add(anchor))
-                places = map(documents.add, rest)
-                numbers.extend(places if documents is anchors else (~place for place in places))
+                numbers.extend(map(anchors.add, rest) if documents is None else (~documents.add(x) for x in rest))
             positions[store.path] = np.array(numbers, np.int64)
     return positions

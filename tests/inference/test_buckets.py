@@ -3,7 +3,19 @@ import logging
 import numpy as np
 import pytest
 
-from jaxencoder.text.buckets import BatchPlan, batch, max_texts_per_row, plan, row_lengths, tokenize, warn_truncated
+from jaxencoder.text.buckets import (
+    BatchPlan,
+    batch,
+    max_texts_per_row,
+    plan,
+    prompt_tokens,
+    row_lengths,
+    shared_tokens,
+    tokenize,
+    warn_truncated,
+)
+from jaxencoder.text.config import TokenizerConfig
+from jaxencoder.text.tokenizers.training import train_tokenizer
 
 
 @pytest.mark.parametrize("longest", [3, 31, 32, 33, 64, 128, 500, 513, 8192])
@@ -79,3 +91,15 @@ def test_long_texts_are_cut_with_one_warning(tokenizer, caplog, length):
         assert found.tolist() == list(expected)
     cut = sum(len(x) > length for x in whole)
     assert [record.args for record in caplog.records] == ([(cut, 4, "texts", length)] if cut else [])
+
+
+@pytest.mark.parametrize(("kind", "joined"), [("bpe", 1), ("wordpiece", 0)])
+def test_a_space_at_the_end_of_a_prompt(kind, joined) -> None:
+    """It joins the first word in byte-level BPE, and is no token that all texts share."""
+    texts = ["query: who is the king", "query: what is the king"]
+    tokenizer = train_tokenizer(texts * 5, TokenizerConfig(kind=kind, vocab_size=320))
+    count = shared_tokens(tokenizer, "query: ")
+    assert count == prompt_tokens(tokenizer, "query: ") - joined
+    first, second = (encoding.ids.tolist()[count:] for encoding in tokenizer.encode_batch(texts))
+    assert first[0] != second[0] and first[-4:] == second[-4:]
+    assert shared_tokens(tokenizer, "") == 1  # [CLS]

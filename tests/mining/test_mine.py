@@ -8,7 +8,7 @@ import pytest
 
 import jaxencoder
 from jaxencoder.inference import stored_vectors
-from jaxencoder.inference.stored_vectors import Vectors
+from jaxencoder.inference.stored_vectors import StoredArray, Vectors, cached_numbers
 from jaxencoder.mining import mine as mining
 from jaxencoder.mining.config import MiningConfig, MiningData
 from jaxencoder.model.multi_vector import MultiVectorConfig
@@ -78,7 +78,7 @@ def test_pairs_and_corpus(computed, tmp_path) -> None:
 
 
 def test_another_run_embeds_only_new_texts(computed, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(stored_vectors, "_TEXTS", 2)
+    monkeypatch.setattr(stored_vectors, "CHUNK", 2)
     first = mine(tmp_path)
     assert sorted(computed) == sorted(["0", "90", "10", "20", "80", "0", "30", "60", "85"])
     computed.clear()
@@ -152,9 +152,12 @@ def test_invalid_data(computed, tmp_path) -> None:
         mine(tmp_path, "mined.csv")
 
 
-def test_vectors_by_row() -> None:
+def test_vectors_by_row(tmp_path) -> None:
+    """Of arrays, or of files that are open only while they are read."""
     table = np.arange(14, dtype=np.float32).reshape(7, 2)
-    parts = Vectors([table[:3], table[3:6], table[6:]])
+    stored = StoredArray.of(cached_numbers(tmp_path, "key", lambda: table[3:6]))
+    parts = Vectors([table[:3], stored, table[6:]])
+    assert not isinstance(stored, np.ndarray) and [len(block) for block in parts.blocks()] == [3, 3, 1]
     rows = np.array([6, 0, 3, 3, 5])
     np.testing.assert_array_equal(parts.take(rows), table[rows])
     assert len(parts) == 7

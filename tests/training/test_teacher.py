@@ -92,12 +92,14 @@ def test_each_text_has_its_vector(home, teacher, monkeypatch, tmp_path, objectiv
     if "guide" in objective:
         objective = {"guide": teacher}
     sources = str(home / "pairs.jsonl"), f"aligned:{home}/a.txt|{home}/b.txt"
+    monkeypatch.setattr(module, "CHUNK", 16)
     setup = set_up(config(home, teacher, *sources, **objective), tmp_path / "run")
     assert setup.config.objective.teacher_size == (0 if "guide" in objective else 32)
     decode = {}  # the ids of each text of the data -> the text
     names = [json.loads(line)["text"] for line in (home / "single.jsonl").read_text().splitlines()]
     for text, encoding in zip(names, setup.tokenizer.encode_batch(names), strict=True):
         decode[tuple(encoding.ids.tolist())] = text
+    assert setup.train[0][1].number == 1
     checked = 0
     for stores in (setup.train[0], setup.validation):
         batch = Batches(stores, setup.config.data, sum(map(len, stores)), shuffle=False).batch(0)
@@ -114,7 +116,29 @@ def test_each_text_has_its_vector(home, teacher, monkeypatch, tmp_path, objectiv
         assert is_none.any() and np.isnan(batch["teacher_vectors"][is_none]).all()
     assert checked == 3 * 26 + 2 * 30
     monkeypatch.setattr(stored_vectors, "embed", None)  # the cache has all vectors
-    set_up(config(home, teacher, *sources, **objective), tmp_path / "again")
+    sources = [source.replace("/pairs", "/./pairs") for source in sources]  # the same rows
+    again = set_up(config(home, teacher, *sources, **objective), tmp_path / "again")
+    assert [store.path for store in again.train[0]] == [store.path for store in setup.train[0]]
+
+
+def test_single_texts_and_pairs(home, teacher, tmp_path) -> None:
+    """Accuracy is that of the pairs, which alone are evaluated."""
+    single = write_records(tmp_path / "single.jsonl", [{"anchor": f"{a} {b}"} for a in WORDS for b in WORDS])
+    settings = config(home, teacher, single, str(home / "pairs.jsonl"))
+    settings = dataclasses.replace(settings, training=dataclasses.replace(settings.training, steps=1))
+    result = train(settings, tmp_path / "run")
+    assert {"loss", "accuracy", "loss_single", "loss_pairs"} <= result.keys()
+    metrics = evaluate_embeddings(load(tmp_path / "run"))
+    assert 0 < metrics.metrics["examples"] < 26
+
+
+def test_another_teacher_is_noticed(teacher) -> None:
+    """By its weights, how it makes vectors, or how long its texts may be, also in the encoder of queries."""
+    model = load(teacher)
+    others = [dataclasses.replace(model, sentence=SentenceConfig(pooling=("cls",)))]
+    others.append(dataclasses.replace(model, queries=model))
+    others.append(dataclasses.replace(model, queries=others[0]))
+    assert len({module._identity(x) for x in (model, *others)}) == 4
 
 
 def test_a_stopped_run_goes_on(home, teacher, tmp_path) -> None:
@@ -130,7 +154,7 @@ def test_a_stopped_run_goes_on(home, teacher, tmp_path) -> None:
     assert model.params[PROJECTION]["kernel"].shape == (16, 32) and model.embed(["a cat"]).shape == (1, 16)
     model.save(tmp_path / "published", "sentence-transformers")
     assert PROJECTION not in load(tmp_path / "published").params
-    with pytest.raises(ValueError, match="two texts are compared, but the model was trained on single ones; name the"):
+    with pytest.raises(ValueError, match="this run was trained on single texts; name the field of the second"):
         list(predict(model, str(home / "single.jsonl")))
     with pytest.raises(ValueError, match="the model was trained on single texts"):
         evaluate_embeddings(model)

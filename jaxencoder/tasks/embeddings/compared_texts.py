@@ -160,10 +160,8 @@ class ComparedTexts(TaskObjective):
         return text_numbers(batch) if self.mask_duplicates else text_mask(batch)
 
     def examples(self, scores: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """`examples` of a batch with the labels of a `VectorLoss`; ValueError if the loss needs negatives."""
+        """`examples` of a batch with the labels of a `VectorLoss`."""
         vectors, mask, labels = examples(scores, batch)
-        if self.loss == "triplet" and vectors.shape[1] < _TRIPLET:
-            raise ValueError("objective.loss is triplet, but no record has a negative; add some, or set another loss.")
         match LOSSES[self.loss].labels:
             case "teacher_scores":
                 labels = teacher_scores(batch)
@@ -180,6 +178,9 @@ class ComparedTexts(TaskObjective):
                     problem = f"objective.losses has triplet for source {number} of data.train"
                     raise ValueError(f"{problem}, but none of its records has a negative; set another loss.")
             return dataclasses.replace(self, similarity=self.sentence.similarity)
+        if self.loss == "triplet" and labels.texts < _TRIPLET:
+            problem = "objective.loss is triplet, but no record of data.train has a negative"
+            raise ValueError(f"{problem}; add some, or set another loss.")
         needed = LOSSES[self.loss].labels
         content = _LABELS.get(needed)
         if content and not labels.field:

@@ -69,7 +69,7 @@ def loss_of_layers(
     Args:
         loss: a function of vectors [N, C, D], the mask [N, C] and labels.
         vectors: [L, N, C, D] of L layers.
-        mask: bool [N, C], False where an example has no such text.
+        mask: [N, C], as `loss` takes it.
         labels: as `loss` takes them.
 
     Returns:

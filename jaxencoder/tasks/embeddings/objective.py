@@ -80,8 +80,6 @@ class Embeddings(LayerSettings, TeacherSettings, PromptedTexts):
             losses = " ".join(self.losses)
             raise ValueError(f"objective.losses is {losses}, but other models' vectors need objective.loss; set it.")
         check_teacher(self, self.loss)
-        if self.guide and not self.mask_duplicates:
-            raise ValueError("objective.mask_duplicates is False, but objective.guide masks equal texts; leave it out.")
         if self.guide:
             check_guided(self.sentence.similarity, self.directions, self.partition, self.hardness)
         if "learned" in (self.pooling, *self.more_poolings):
@@ -219,7 +217,8 @@ class Embeddings(LayerSettings, TeacherSettings, PromptedTexts):
             loss = matryoshka(loss, self.dimensions)
         if self.teacher:
             loss = taught(loss, batch.get(PROJECTION))
-        metrics, factors = {"loss": loss(vectors, mask, labels)}, {"pair_loss": 1.0}
+        texts = self.texts(batch) if self.guide else mask  # beside the guide's vectors, which are the labels
+        metrics, factors = {"loss": loss(vectors, texts, labels)}, {"pair_loss": 1.0}
         if head is not None:
             metrics["accuracy"] = pair_class_accuracy(vectors, mask, labels, head)
         elif LOSSES[self.loss].labels == "text_classes":
@@ -232,7 +231,7 @@ class Embeddings(LayerSettings, TeacherSettings, PromptedTexts):
         if LAYERS in batch:
             of_layers = jax.vmap(lambda x: examples(x, batch)[0])(batch[LAYERS])  # [L, N, C, D]
             temperature, count = self.layer_temperature, self.layers_per_step or len(self.layers)
-            metrics["layer_loss"] = loss_of_layers(loss, of_layers, mask, labels)
+            metrics["layer_loss"] = loss_of_layers(loss, of_layers, texts, labels)
             metrics["layer_divergence"] = layer_divergence(of_layers, vectors, mask, temperature=temperature)
             factors["layer_loss"] = self.layer_weight
             # As many layers as in an update, where there are all of them.

@@ -27,9 +27,10 @@ from jaxencoder.tasks.sparse.objective import SparseEmbeddings
 from jaxencoder.tasks.sparse.vectors import text_vectors as sparse_text_vectors
 from jaxencoder.tasks.task import Evaluation, TaskModel
 from jaxencoder.text.buckets import prompt_tokens, tokenize, warn_truncated
+from jaxencoder.text.config import DataConfig
 from jaxencoder.text.labels import MARKS, Labels
 from jaxencoder.text.sources.fields import infer_source_fields
-from jaxencoder.text.sources.records import Record
+from jaxencoder.text.sources.records import Record, pair_fields
 
 ADDED = ("similarity",)
 _BLOCK = 1024  # anchors that are compared with all other texts at once
@@ -91,7 +92,7 @@ def predict_similarities(
 
 
 def evaluate_embeddings(model: TaskModel, source: str | None = None) -> Evaluation:
-    """Metrics on the records held out by the run, or on a source with the same fields.
+    """Metrics on the records held out by the run, of single texts and pairs on the pairs, or on a source like them.
 
     They are those of `score_metrics` if records have a score, else those of `ranking_metrics`. A teacher's scores do
     not count. For losses of classes: accuracy as of `nearest_accuracy` or `pair_class_accuracy`, and examples.
@@ -103,6 +104,8 @@ def evaluate_embeddings(model: TaskModel, source: str | None = None) -> Evaluati
         data = infer_source_fields(source, data, SCHEMA, ["label_field"])
     elif isinstance(objective, ComparedTexts) and LOSSES[objective.loss].labels in _BY_CLASS:
         return Evaluation(_BY_CLASS[LOSSES[objective.loss].labels](model, source))
+    if source is None and data.pair_field and model.config.schema.optional_pair:
+        data = _with_pairs(data)
     if not data.pair_field:
         advice = "measure its vectors by evaluate similarity, retrieval or another set"
         raise ValueError(f"the model was trained on single texts, which nothing is compared with; {advice}")
@@ -127,6 +130,16 @@ def evaluate_embeddings(model: TaskModel, source: str | None = None) -> Evaluati
     first, second = np.array([row[:2] for row in tuples])[has_score].T
     similarities = pair_similarities(similarity, anchors[first], vectors[second])
     return Evaluation(score_metrics(similarities, gold[has_score]))
+
+
+def _with_pairs(data: DataConfig) -> DataConfig:
+    """The settings with the sources of pairs alone; ValueError if none of them is held out."""
+    fields = pair_fields(data)
+    train, validation = (tuple(filter(fields.get, sources)) for sources in (data.train, data.validation))
+    if data.validation and not validation:
+        problem = f"data.validation {' '.join(data.validation)} has single texts, which nothing is compared with"
+        raise ValueError(f"{problem}; name a source of pairs")
+    return dataclasses.replace(data, train=train, validation=validation, weights=())
 
 
 def _source_metrics(model: TaskModel, objective: ComparedTexts) -> dict[str, float]:

@@ -10,7 +10,7 @@ from jaxencoder.model.sentence import SentenceConfig
 from jaxencoder.objectives.objective import Batch
 from jaxencoder.tasks.embeddings.compared_texts import is_anchor
 from jaxencoder.text.batches import SOURCES
-from jaxencoder.text.buckets import prompt_tokens
+from jaxencoder.text.buckets import prompt_tokens, shared_tokens
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
 NO_PROMPT = "none"  # a value of the settings of prompts
@@ -34,7 +34,8 @@ def prompt_counter(
 ) -> Callable[[Batch], Batch]:
     """A function that adds the numbers of the prompts' tokens to a batch, int [B, E].
 
-    They are "prompt_tokens", with special tokens at the beginning, and "skipped" if prompts are not pooled.
+    They are "prompt_tokens", those of `shared_tokens`, and if prompts are not pooled "skipped", those of
+    `buckets.prompt_tokens`, as in sentence-transformers.
 
     Args:
         tokenizer: of the texts.
@@ -44,9 +45,11 @@ def prompt_counter(
 
     @functools.cache  # counted where a batch needs it, not where a model is only built
     def arrays() -> dict[str, np.ndarray]:
-        counts = np.array([[prompt_tokens(tokenizer, text) for text in pair] for pair in prompts])  # [sources, 2]
-        skipped = np.where([[text != "" for text in pair] for pair in prompts], counts, 0)
-        return {"prompt_tokens": counts} if are_pooled else {"prompt_tokens": counts, "skipped": skipped}
+        shared = [[shared_tokens(tokenizer, text) for text in pair] for pair in prompts]  # [sources, 2]
+        if are_pooled:
+            return {"prompt_tokens": np.array(shared)}
+        skipped = [[prompt_tokens(tokenizer, text) if text else 0 for text in pair] for pair in prompts]
+        return {"prompt_tokens": np.array(shared), "skipped": np.array(skipped)}
 
     def with_counts(batch: Batch) -> Batch:
         source = batch[SOURCES].max() if len(prompts) > 1 else 0

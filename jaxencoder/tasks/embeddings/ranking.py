@@ -170,11 +170,12 @@ def guided_ranking(
     guide's cosine of the same two texts is greater than that of query i with its positive, less the margin.
 
     A text is never its own negative. In sentence-transformers it is, where the guide's cosine of query and positive
-    less the margin is 1 or more, as for equal texts without a margin.
+    less the margin is 1 or more, as for equal texts without a margin. Without a margin the guide does not leave out a
+    text that equals the positive: their cosines are the same.
 
     Args:
         vectors: [N, C, D], see the module.
-        mask: bool [N, C].
+        mask: bool or int [N, C], as in `multiple_negatives_ranking`.
         guide_vectors: [N, C, E] of the same texts, constants.
         temperature: divides the cosines.
         margin_strategy: "absolute": subtract `margin` from the guide's cosine of the positive; "relative": subtract
@@ -189,24 +190,25 @@ def guided_ranking(
     check_choice("margin_strategy", margin_strategy, get_args(MarginStrategy))
     if not 0 < temperature < math.inf:
         raise ValueError(f"temperature must be a positive number, got {temperature}.")
+    is_same = jnp.eye(vectors.shape[0], dtype=bool)
+    compared, mask = compared_texts(mask, mask, is_same), is_present(mask)
     vectors = unit(zero_absent(vectors, mask))
     guides = jax.lax.stop_gradient(unit(zero_absent(guide_vectors, mask)))
-    is_same = jnp.eye(vectors.shape[0], dtype=bool)
-    scores, is_candidate = _scores("query_to_document", "dot", vectors, vectors, mask, is_same)
-    by_guide, _ = _scores("query_to_document", "dot", guides, guides, mask, is_same)
+    scores, is_candidate = _scores("query_to_document", "dot", vectors, vectors, compared, is_same)
+    by_guide, _ = _scores("query_to_document", "dot", guides, guides, compared, is_same)
     positive, threshold = (jnp.where(is_same, x[..., 0], 0).sum(1) for x in (scores, by_guide))
     threshold -= margin * (jnp.abs(threshold) if margin_strategy == "relative" else 1)
     is_positive = is_same[..., None] & (jnp.arange(vectors.shape[1] - 1) == 0)
     blocks = [(scores, is_candidate & (is_positive | (by_guide <= threshold[:, None, None])))]
     # Only positives are negatives of a positive, not hard negatives.
-    vectors, guides, mask = vectors[:, :2], guides[:, :2], mask[:, :2]
+    vectors, guides, compared = vectors[:, :2], guides[:, :2], compared[..., :2]
     if contrast_anchors:
-        scores, is_candidate = _scores("query_to_query", "dot", vectors, vectors, mask, is_same)
-        by_guide, _ = _scores("query_to_query", "dot", guides, guides, mask, is_same)
+        scores, is_candidate = _scores("query_to_query", "dot", vectors, vectors, compared, is_same)
+        by_guide, _ = _scores("query_to_query", "dot", guides, guides, compared, is_same)
         blocks.append((scores, is_candidate & (by_guide <= threshold[:, None])))
     if contrast_positives:
-        scores, is_candidate = _scores("document_to_document", "dot", vectors, vectors, mask, is_same)
-        by_guide, _ = _scores("document_to_document", "dot", guides, guides, mask, is_same)
+        scores, is_candidate = _scores("document_to_document", "dot", vectors, vectors, compared, is_same)
+        by_guide, _ = _scores("document_to_document", "dot", guides, guides, compared, is_same)
         blocks.append((scores, is_candidate & (by_guide <= threshold[:, None, None])))
     log_z = _log_partition([x / temperature for x, _ in blocks], [is_kept for _, is_kept in blocks])
     return masked_sum(log_z - positive / temperature, mask[:, 0] & mask[:, 1])

@@ -30,6 +30,13 @@ class SourceSchemas(EmbeddingSchema):
         if len({schema.single_texts for schema in self._schemas}) > 1:
             problem = f"objective.losses is {' '.join(self._losses)}, of single texts and of pairs"
             raise ValueError(f"{problem}; train them one after the other")
+        names = " ".join(self._losses)
+        if data.labels and not self.names_classes:
+            problem = f"data.labels is {', '.join(data.labels)}, but objective.losses {names} have no classes"
+            raise ValueError(f"{problem}; leave it out")
+        if data.label_field and not any(schema.reads_labels for schema in self._schemas):
+            problem = f"data.label_field is {data.label_field!r}, but objective.losses {names} read no labels"
+            raise ValueError(f"{problem}; leave it out, or set another loss")
         for number in range(len(self._schemas)):
             schema, settings = self._of_source(data, number)
             schema.check(settings)

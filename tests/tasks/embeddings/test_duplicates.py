@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxencoder.tasks.embeddings.duplicates import related_texts, text_numbers
-from jaxencoder.tasks.embeddings.ranking import multiple_negatives_ranking, score_ranking
+from jaxencoder.tasks.embeddings.ranking import guided_ranking, multiple_negatives_ranking, score_ranking
 from jaxencoder.tasks.embeddings.vectors import similarities
 
 # Texts of the examples: two have anchor 0 in common, two positive 1, and one negative is the positive of another one.
@@ -48,6 +48,16 @@ def test_related_texts_are_no_negatives() -> None:
     different = np.arange(15).reshape(5, 3)
     plain, same = (multiple_negatives_ranking(vectors, texts)[0] for texts in (different >= 0, different))
     assert float(plain) == float(same)
+
+
+def test_related_texts_are_no_negatives_beside_a_guide() -> None:
+    """A guide whose vectors are all equal leaves nothing out itself."""
+    vectors = np.random.default_rng(0).standard_normal((5, 3, 6)).astype(np.float32)
+    guides = np.broadcast_to(np.eye(4, dtype=np.float32)[0], (5, 3, 4))
+    for texts in (TEXTS, TEXTS >= 0):
+        guided = guided_ranking(vectors, texts, guides, temperature=0.05, contrast_positives=False)
+        plain = multiple_negatives_ranking(vectors, texts, directions=("query_to_document", "query_to_query"))
+        assert float(guided[0]) == pytest.approx(float(plain[0]), rel=1e-5) and guided[1] == 5
 
 
 def test_a_batch_of_equal_pairs_has_no_loss() -> None:

@@ -248,8 +248,15 @@ def test_settings_and_data() -> None:
         Embeddings(loss="kl", mask_duplicates=False)
     with pytest.raises(ValueError, match="objective.hardness is hard, and objective.hardness_strength 0.0; set both"):
         Embeddings(hardness="hard")
-    with pytest.raises(ValueError, match="objective.loss is triplet, but no record has a negative"):
-        Embeddings(loss="triplet").metrics(np.zeros((1, 2, 4)), {"tuples": TWO_TEXTS, "labels": np.zeros((1, 2))})
+    with pytest.raises(ValueError, match=r"objective.loss is triplet, but no record of data.train has a negative"):
+        Embeddings(loss="triplet").with_labels(TrainingLabels("", "tuple", (), texts=2))
+
+
+def test_a_source_without_negatives_has_no_triplets() -> None:
+    """Such as a held-out one."""
+    batch = batch_of() | {"tuples": batch_of()["tuples"][..., :2]}
+    metrics = Embeddings(loss="triplet").metrics(np.ones((4, 6, 16), np.float32), batch)
+    assert metrics["loss"] == (0, 0) and metrics["accuracy"][1] > 0
 
 
 def test_equal_texts_are_no_negatives() -> None:

@@ -92,6 +92,17 @@ def test_of_a_guide(strategy: str) -> None:
     assert_equal(ours, peer([{"column": i} for i in range(C)], None), tensor)
 
 
+def test_a_guide_and_equal_texts() -> None:
+    """They are no negatives, unless they are to be."""
+    vectors, batch, _ = batch_of(5)
+    batch["token_ids"] = np.tile(np.arange(6, dtype=np.int32), (2, 1))  # text i of both rows
+    masked, kept = (
+        value_and_gradients(Embeddings(guide="model", guide_margin=-2.0, mask_duplicates=x), vectors, batch, {})[0]
+        for x in (True, False)
+    )
+    assert masked < kept
+
+
 def _vectors(columns: list, features: dict) -> dict:
     return {"sentence_embedding": columns[features["column"]]}
 
