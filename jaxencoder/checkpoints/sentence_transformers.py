@@ -144,6 +144,10 @@ def query_tower(folder: Path, documents: Checkpoint) -> Params:
             raise ValueError(f"{folder} has another tokenizer for queries than for documents, which cannot be trained")
     if queries.settings != contents.settings:
         raise ValueError(f"{folder} has other modules after the encoder of queries, which cannot be trained")
+    lengths = [part.max_length or x.max_length for part, x in ((queries, encoder), (contents, documents))]
+    if lengths[0] != lengths[1]:
+        text = "%s reads %d tokens of queries and %d of documents, but a run as many of both; see data.text_length"
+        log.warning(text, folder, *lengths)
     modules = {MODULES: queries.params} if queries.params else {}
     return {QUERY_TOWER: {"encoder": encoder.params["encoder"]} | modules}
 

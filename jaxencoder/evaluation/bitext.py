@@ -39,6 +39,19 @@ def matching_metrics(rows: np.ndarray) -> dict[str, float]:
     }
 
 
+def read_translations(
+    sources: Sequence[str], text_field: str = "", pair_field: str = ""
+) -> tuple[list[str], list[str]]:
+    """The first and the second texts of the set that the sources hold together; ValueError for a single pair."""
+    texts, second_texts = [], []
+    for _, text, second_text, _ in labeled_pairs(sources, source_fields(sources, text_field, pair_field)):
+        texts.append(text)
+        second_texts.append(second_text)
+    if len(texts) < 2:
+        raise ValueError(f"{listed(sources)} holds 1 pair; bitext mining needs several")
+    return texts, second_texts
+
+
 def evaluate_bitext(
     model: OpenedModel,
     sources: Sequence[str],
@@ -58,13 +71,7 @@ def evaluate_bitext(
         forward, backward and both: the accuracy in both directions and its mean, where a text that is equal to the
         right one is also right, as sentence-transformers' TranslationEvaluator counts.
     """
-    fields = source_fields(sources, text_field, pair_field)
-    texts, second_texts = [], []
-    for _, text, second_text, _ in labeled_pairs(sources, fields):
-        texts.append(text)
-        second_texts.append(second_text)
-    if len(texts) < 2:
-        raise ValueError(f"{listed(sources)} holds 1 pair; bitext mining needs several")
+    texts, second_texts = read_translations(sources, text_field, pair_field)
     a, b = pair_vectors(model, texts, second_texts, options)
     similarity = model.sentence.similarity
     rows = nearest_rows(a, b, similarity)

@@ -8,9 +8,9 @@ from jax.experimental import multihost_utils
 
 from jaxencoder.checkpoints.run import as_checkpoint
 from jaxencoder.config import RunConfig
-from jaxencoder.evaluation.bitext import evaluate_bitext
+from jaxencoder.evaluation.bitext import evaluate_bitext, read_translations
 from jaxencoder.evaluation.pair_classification import LABEL_NAMES, evaluate_pair_classification, read_labeled_pairs
-from jaxencoder.evaluation.retrieval import evaluate_retrieval, judged_queries
+from jaxencoder.evaluation.retrieval import evaluate_retrieval, judged_queries, read_corpus
 from jaxencoder.evaluation.similarity import SCORE_NAMES, evaluate_similarity, read_pairs
 from jaxencoder.evaluation.text_pairs import source_fields
 from jaxencoder.evaluation.triplets import evaluate_triplets, read_triplets
@@ -18,9 +18,8 @@ from jaxencoder.inference.load import opened_checkpoint
 from jaxencoder.inference.model import OpenedModel
 from jaxencoder.objectives.objective import ObjectiveConfig
 from jaxencoder.tasks.multi_vector.objective import MultiVectors
-from jaxencoder.tasks.records import labeled_records
 from jaxencoder.tasks.reranking.objective import Reranking
-from jaxencoder.tasks.reranking.predict import evaluate_lists
+from jaxencoder.tasks.reranking.predict import evaluate_lists, read_lists
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 from jaxencoder.training.agreement import of_first_process
 from jaxencoder.training.held_out import METRICS, HeldOutSet, parse
@@ -107,8 +106,10 @@ def _check_readable(config: RunConfig, held_out: HeldOutSet) -> None:
         case "triplets":
             read_triplets(sources)
         case "bitext":
-            source_fields(sources, "", "")
+            read_translations(sources)
         case "retrieval":
-            judged_queries(*held_out.folder_and_split)
+            folder, split = held_out.folder_and_split
+            judged_queries(folder, split)
+            next(read_corpus(folder))  # the rest, which may be large, is read by the evaluation
         case "reranking":
-            next(labeled_records(config.schema, config.data, held_out.source))
+            read_lists(config, held_out.source)

@@ -73,6 +73,17 @@ def test_vectors_equal_those_of_sentence_transformers(encoders, tmp_path: Path, 
         query_tower(tmp_path / "theirs", model)
 
 
+def test_towers_of_other_lengths_are_trained_with_one(encoders, tmp_path: Path, caplog) -> None:
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer import modules
+
+    routes = ([modules.Transformer(str(encoders["bert"]), max_seq_length=x), modules.Pooling(D)] for x in (20, 30))
+    router = modules.Router.for_query_document(*routes)
+    SentenceTransformer(modules=[router], device="cpu").save(str(tmp_path))
+    assert query_tower(tmp_path, jaxencoder.load(tmp_path))
+    assert "reads 20 tokens of queries and 30 of documents, but a run as many of both" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

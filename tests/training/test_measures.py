@@ -48,6 +48,12 @@ def folder(home: Path) -> Path:
     write("sts/dev.jsonl", scored)
     write("beir/corpus.jsonl", [{"_id": str(i), "text": text} for i, text in enumerate(texts[:20])])
     write("beir/queries.jsonl", [{"_id": f"q{i}", "text": text[:9]} for i, text in enumerate(texts[:5])])
+    for folder in ("absent", "broken"):  # corpora
+        write(f"{folder}/queries.jsonl", [{"_id": "q", "text": "a"}])
+        (home / folder / "qrels.tsv").write_text("q\t0\t1\n")
+    write("broken/corpus.jsonl", [{"text": "no id"}])
+    write("one.jsonl", scored[:1])
+    write("last.jsonl", [{"anchor": "a", "positive": "b", "negative": "c"}, {"anchor": "a", "positive": 3}])
     for split in ("dev", "test"):
         (home / "beir" / "qrels").mkdir(exist_ok=True)
         (home / "beir" / "qrels" / f"{split}.tsv").write_text("".join(f"q{i}\t{i}\t1\n" for i in range(5)))
@@ -102,6 +108,10 @@ def test_killed_runs_end_alike(kind: str, run: RunConfig, tmp_path: Path, sigter
     [
         ("dense", ("similarity:absent.jsonl",), "absent.jsonl"),
         ("dense", ("retrieval:beir/qrels/train.tsv",), "no file beir/qrels/train.tsv; its splits are dev, test"),
+        ("dense", ("retrieval:absent",), "absent/corpus.jsonl"),
+        ("dense", ("retrieval:broken",), 'broken/corpus.jsonl, record 1: "_id" is None'),
+        ("dense", ("bitext:one.jsonl",), "one.jsonl holds 1 pair; bitext mining needs several"),
+        ("reranking", ("reranking:last.jsonl",), "last.jsonl, record 2"),
         ("dense", ("reranking:pairs.jsonl",), "has reranking, but the objective is Embeddings, which is evaluated by"),
         ("reranking", ("retrieval:beir",), "has retrieval, but the objective is Reranking, .* evaluated by reranking"),
         ("multi-vector", ("similarity:sts/dev.jsonl",), "MultiVectors gives a vector for each token; evaluate it by"),

@@ -12,7 +12,7 @@ from jaxencoder.tasks.records import check_new_fields, chunks, labeled_records, 
 from jaxencoder.tasks.reranking.data import SCHEMA, schema_for
 from jaxencoder.tasks.reranking.metrics import list_metrics
 from jaxencoder.tasks.reranking.objective import Reranking
-from jaxencoder.tasks.task import Evaluation, TaskModel
+from jaxencoder.tasks.task import Evaluation, TaskConfig, TaskModel
 from jaxencoder.text import buckets
 from jaxencoder.text.sources.records import Record
 
@@ -87,12 +87,9 @@ def _has_list(record: Record, pair_field: str) -> bool:
     return isinstance(record[pair_field], list) or bool(negatives(record))
 
 
-def evaluate_lists(model: TaskModel, source: str | None = None) -> Evaluation:
-    """`list_metrics` on the records held out by the run, or on a source with the same fields.
-
-    The documents of all records with the same query are ranked together, each once, with its greatest label.
-    """
-    data, objective = model.config.data, model.config.objective
+def read_lists(config: TaskConfig, source: str | None = None) -> dict[str, dict[str, float]]:
+    """The greatest label of each document of each query that has any; the records are those of `evaluate_lists`."""
+    data, objective = config.data, config.objective
     has_margins = isinstance(objective, Reranking) and objective.loss == "margin_mse"
     schema = schema_for("margin_mse") if has_margins else SCHEMA  # labels may be graded, whatever bce needs
     lists: dict[str, dict[str, float]] = {}
@@ -102,7 +99,16 @@ def evaluate_lists(model: TaskModel, source: str | None = None) -> Evaluation:
         for text, label in record[data.pair_field]:
             if not math.isnan(label):
                 labels[text] = max(label, labels.get(text, -math.inf))
-    queries = [query for query, documents in lists.items() if documents]
+    return {query: documents for query, documents in lists.items() if documents}
+
+
+def evaluate_lists(model: TaskModel, source: str | None = None) -> Evaluation:
+    """`list_metrics` on the records held out by the run, or on a source with the same fields.
+
+    The documents of all records with the same query are ranked together, each once, with its greatest label.
+    """
+    lists = read_lists(model.config, source)
+    queries = list(lists)
     scores: list[np.ndarray] = []
     for chunk in chunks(queries, lambda query: len(query) + sum(map(len, lists[query]))):
         scores += list_scores(model, chunk, [list(lists[query]) for query in chunk])
