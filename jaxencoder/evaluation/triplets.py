@@ -11,6 +11,7 @@ import numpy as np
 from jaxencoder.evaluation.vectors import text_vectors
 from jaxencoder.inference.model import OpenedModel
 from jaxencoder.inference.options import DEFAULT_OPTIONS, EmbedOptions
+from jaxencoder.inference.search import search_options
 from jaxencoder.model.similarity import pair_similarities
 from jaxencoder.tasks.embeddings.data import EmbeddingSchema, negatives
 from jaxencoder.tasks.records import numbered, with_texts
@@ -53,15 +54,28 @@ def evaluate_triplets(
     Args:
         sources: as in `jaxencoder.text.sources`; together they are one set.
         text_field, pair_field: of the anchor and the positive; empty: usual names.
-        options: of the vectors.
+        options: of the vectors. If the model embeds queries in another way than documents (two towers, or a sparse
+            one's table), anchors are queries, and the other texts documents; both have the model's prompts of these
+            names unless `options.prompt` is given.
 
     Returns:
         triplets, their number; similarity, the name of the function; accuracy, the fraction of triplets whose positive
         is more similar than the negative, without ties.
     """
     triplets = read_triplets(sources, text_field, pair_field)
-    vectors = text_vectors(model, [text for triplet in triplets for text in triplet], options)
-    anchor, positive, negative = (vectors[column::3] for column in range(3))
+    anchor, positive, negative = _vectors(model, triplets, options)
     similarity = model.sentence.similarity
     better = pair_similarities(similarity, anchor, positive) > pair_similarities(similarity, anchor, negative)
     return {"triplets": len(triplets), "similarity": similarity, "accuracy": float(np.mean(better))}
+
+
+def _vectors(model: OpenedModel, triplets: Sequence[tuple[str, str, str]], options: EmbedOptions) -> tuple[Any, ...]:
+    """The vectors of anchors, positives and negatives, [N, D] each."""
+    sentence = model.sentence
+    if sentence.default_role is None and (sentence.sparse is None or sentence.sparse.queries == "encoder"):
+        vectors = text_vectors(model, [text for triplet in triplets for text in triplet], options)
+        return tuple(vectors[column::3] for column in range(3))
+    as_query, as_document = search_options(model, options, options.prompt)
+    anchors = text_vectors(model, [anchor for anchor, *_ in triplets], as_query)
+    documents = text_vectors(model, [text for _, *texts in triplets for text in texts], as_document)
+    return anchors, documents[::2], documents[1::2]

@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from jaxencoder.evaluation import vectors
 from jaxencoder.evaluation.triplets import evaluate_triplets, read_triplets
+from jaxencoder.inference.options import EmbedOptions
 from jaxencoder.model.sentence import SentenceConfig
 from tests.evaluation.conftest import MODEL, write
 
@@ -37,6 +39,23 @@ def test_accuracy(similarity: str, embedded, tmp_path) -> None:
     theirs = Encoder(*columns, main_similarity_function=similarity)
     name = f"{similarity}_accuracy"
     assert theirs(SimpleNamespace())[name] == pytest.approx(result["accuracy"])
+
+
+def test_two_towers(monkeypatch, tmp_path) -> None:
+    """Anchors are queries and the others documents, after the prompts of these roles or the given one."""
+    seen = set()
+
+    def embed(model, texts, options):
+        seen.add((tuple(sorted(texts)), options.role, options.prompt))
+        return np.ones((len(texts), 2), np.float32)
+
+    monkeypatch.setattr(vectors, "embed", embed)
+    model: Any = SimpleNamespace(sentence=SentenceConfig(prompts=(("query", "q: "),), default_role="document"))
+    source = write(tmp_path / "a.jsonl", RECORDS[:1])
+    evaluate_triplets(model, [source])
+    evaluate_triplets(model, [source], options=EmbedOptions(prompt="a: "))
+    anchors, others = (("0",), "query"), (("10", "50"), "document")
+    assert seen == {(*anchors, "query"), (*others, ""), (*anchors, "a: "), (*others, "a: ")}
 
 
 def test_errors(embedded, tmp_path) -> None:
