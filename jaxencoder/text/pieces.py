@@ -70,17 +70,20 @@ def grouped(
     sizes: Sequence[int],
     row_length: int | Sequence[int],
     text_limit: int | None = None,
+    prompts: Sequence[str] = ("",),
 ) -> tuple[list[list[Encoding]], int]:
     """The encodings of consecutive texts, or pairs, in groups of these sizes, and the number of truncated groups.
 
     Those of a group fit into one row together. If they do not, the longest are truncated to one length, of a pair the
-    longer text first. None has more than `text_limit` tokens. `row_length` is for all groups, or for each.
+    longer text first. None has more than `text_limit` tokens. `row_length` is for all groups, or for each. A
+    truncated text has room for any of `prompts`, with which it may begin, and a token more.
     """
     rooms = [row_length] * len(sizes) if isinstance(row_length, int) else row_length
     second = None if pairs is None else list(pairs)
     encoded = tokenizer.encode_batch(list(texts), second, max_length=text_limit)
     # A token of each text.
-    least = len(tokenizer.encode_batch([""], None if pairs is None else [""])[0].ids) + 1 + (pairs is not None)
+    shortest = tokenizer.encode_batch(list(prompts), None if pairs is None else [""] * len(prompts))
+    least = max(len(encoding.ids) for encoding in shortest) + 1 + (pairs is not None)
     groups, end, truncated = [], 0, 0
     for size, room in zip(sizes, rooms, strict=True):
         start, end = end, end + size

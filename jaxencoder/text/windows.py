@@ -238,11 +238,11 @@ def text_windows(
             yield TextWindow(number, ids, first, last, spans, is_last)
 
 
-def text_room(length: int, reserved: int, prompt: str) -> int:
-    """Tokens of a window that remain for text; ValueError if a prompt leaves none."""
+def text_room(length: int, reserved: int, prompt: str, setting: str = "max_length") -> int:
+    """Tokens of a window that remain for text; ValueError, with the setting of the length, if a prompt leaves none."""
     if prompt and length <= reserved:
         problem = f"the prompt {prompt[:40]!r} has {reserved} tokens, which leaves none of {length} for a text"
-        raise ValueError(f"{problem}; give a shorter prompt or a larger max_length")
+        raise ValueError(f"{problem}; give a shorter prompt or a larger {setting}")
     return length - reserved
 
 

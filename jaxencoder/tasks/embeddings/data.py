@@ -15,6 +15,7 @@ from jaxencoder.text.pieces import Pieces, grouped
 from jaxencoder.text.schema import Example, Schema, check_structured
 from jaxencoder.text.sources.records import Record
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
+from jaxencoder.text.windows import text_room
 
 VectorTexts = Literal["each", "anchor"]  # which texts of a record have a vector by another model
 _MOST_NUMBERS = 1 << 24  # labels are float32, which holds all integers up to this
@@ -84,7 +85,11 @@ class EmbeddingSchema(Schema):
         texts = [[first + e.texts[0], *(other + text for text in e.texts[1])] for e in examples]
         flat_texts = [text for group in texts for text in group]
         sizes = [len(group) for group in texts]
-        groups, _ = grouped(tokenizer, flat_texts, None, sizes, data.row_length, data.text_limit)
+        for prompt in filter(None, self._prompts):
+            setting = "data.row_length" if data.text_limit == data.row_length else "data.text_length"
+            text_room(data.text_limit, len(tokenizer.encode_batch([prompt])[0].ids), prompt, setting)
+        rest = data.row_length, data.text_limit, self._prompts
+        groups, _ = grouped(tokenizer, flat_texts, None, sizes, *rest)
         labels = [(i, label) for example in examples for i, label in enumerate(example.label)]
         ids = [encoding.ids for group in groups for encoding in group]
         return Pieces.of(tokenizer, ids, labels=labels, groups=sizes)

@@ -137,6 +137,21 @@ def test_prompts(tmp_path, tokenizer):
 
 
 @pytest.mark.parametrize(
+    ("lengths", "message"),
+    [
+        ({"text_length": 4}, "leaves none of 4 for a text; give a shorter prompt or a larger data.text_length"),
+        ({"row_length": 4}, "leaves none of 4 for a text; give a shorter prompt or a larger data.row_length"),
+        ({"row_length": 12}, "rows of 12 tokens have no room for 3 texts"),  # 4 tokens each, all of the prompt
+    ],
+)
+def test_prompts_that_leave_no_room(lengths, message, tmp_path, tokenizer):
+    made = {"anchor": "alpha beta", "positive": "beta gamma", "negative": "gamma delta"}
+    data = config(tmp_path / "a.jsonl", [made], **lengths)
+    with pytest.raises(ValueError, match=message):
+        prepare(data, tokenizer, "train", schema=schema_for("ranking", ("delta kappa ", "")))
+
+
+@pytest.mark.parametrize(
     ("label", "scores"),
     [([3, 1.5, -2], [3, 1.5, -2]), ([1.5, 5], [0, -1.5, -5]), (None, [np.nan] * 3)],
 )
