@@ -169,12 +169,17 @@ def prompt_text(prompts: Mapping[str, str], default: str | None, name_or_text: s
         return "" if default is None else prompts[default]
     if name_or_text in prompts:
         return prompts[name_or_text]
-    if re.fullmatch(r"[\w.\-]+", name_or_text):
+    if is_name(name_or_text):
         raise ValueError(
             f"The model has no prompt {name_or_text!r} ({', '.join(prompts) or 'it has none'}); give one of its "
             "prompts, or a prompt's text, which has a space or a colon."
         )
     return name_or_text
+
+
+def is_name(name_or_text: str) -> bool:
+    """Whether it can only be the name of a prompt: a single word."""
+    return re.fullmatch(r"[\w.\-]+", name_or_text) is not None
 
 
 def sentence_vectors(

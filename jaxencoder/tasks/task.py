@@ -103,6 +103,10 @@ class TaskObjective(ObjectiveConfig):
         """The objective with settings of embeddings, if it leaves them open, of the model that training starts from."""
         return self
 
+    def continued_from(self, saved: Self) -> Self:
+        """`started_from` for a continued run, whose saved objective has the choices of the model that it began with."""
+        return self.started_from(saved.sentence)
+
     def started_with_heads(self, heads: Mapping[str, HeadConfig]) -> Self:
         """The objective with the heads by which the model that training starts from would score texts."""
         return self

@@ -124,7 +124,12 @@ def with_initial_model(
         return _completed(config, initial.tokenizer)
     config = dataclasses.replace(with_architecture(config, initial.model), tokenizer=initial.tokenizer_config)
     if isinstance(config.objective, TaskObjective):
-        objective = config.objective.started_from(initial.sentence).started_with_heads(initial.heads)
+        objective, begun = config.objective, saved and saved.objective
+        if isinstance(begun, type(objective)):
+            objective = objective.continued_from(begun)
+        else:
+            objective = objective.started_from(initial.sentence)
+        objective = objective.started_with_heads(initial.heads)
         config = dataclasses.replace(config, objective=objective.started_from_tokens(initial.multi_vector))
     return _completed(config, initial.tokenizer)
 

@@ -13,9 +13,10 @@ import pytest
 from jaxencoder.checkpoints.initial import initial_params
 from jaxencoder.checkpoints.orbax import restore_step
 from jaxencoder.cli.main import main
-from jaxencoder.config import RunConfig
+from jaxencoder.config import Embeddings, RunConfig
 from jaxencoder.config_io import load, save
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
+from jaxencoder.model.sentence import SentenceConfig
 from jaxencoder.tasks.classification.objective import Classification
 from jaxencoder.text.config import DataConfig, TokenizerConfig
 from jaxencoder.text.tokenizers.training import train_tokenizer
@@ -92,6 +93,17 @@ def test_what_is_prepared_is_what_training_takes(config: RunConfig, pretrained: 
     assert "rows of 16 tokens" in capsys.readouterr().out  # the model that it starts from has no more
     set_up(asked, tmp_path / "run")
     assert capsys.readouterr().out.count("Reusing") == 2
+
+
+def test_prompts_of_a_continued_run(config: RunConfig, pretrained: Path) -> None:
+    """Names of prompts stand for what they stood for when the run began."""
+    objective = Embeddings(query_prompt="sts", other_prompts=("a", "b: "))
+    data, model = replace(config.data, pair_field="positive"), EncoderConfig(dropout=0.2)
+    asked = replace(config, model=model, objective=objective, data=data, init_from=str(pretrained))
+    asked = replace(asked, tokenizer=TokenizerConfig())
+    begun = objective.started_from(SentenceConfig(prompts=(("sts", "find: "),)))
+    saved = replace(asked, model=config.model, objective=begun)
+    assert module.with_initial_model(asked, pretrained, saved)[0].objective == begun
 
 
 def test_settings_that_may_change_exist(config: RunConfig) -> None:

@@ -3,12 +3,12 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self, cast
+from typing import Any, ClassVar, Literal, Self
 
 import jax
 import jax.numpy as jnp
 
-from jaxencoder.model.config import ComputeConfig, EncoderConfig, Pooling
+from jaxencoder.model.config import ComputeConfig, EncoderConfig, Pooling, Role
 from jaxencoder.model.encoder import Encoder, init_params
 from jaxencoder.model.sentence import MODULES, Module, SentenceConfig, sentence_vectors
 from jaxencoder.objectives.objective import Batch, Metrics, Objective, Params, Vocabulary, encode_layers, mean, terms
@@ -20,7 +20,6 @@ from jaxencoder.tasks.embeddings.matryoshka import matryoshka
 from jaxencoder.tasks.embeddings.modules import Activation, with_projection
 from jaxencoder.tasks.embeddings.parts import in_parts
 from jaxencoder.tasks.embeddings.prompted_texts import PromptedTexts
-from jaxencoder.tasks.embeddings.prompts import prompt_counter
 from jaxencoder.tasks.embeddings.spread import global_orthogonality
 from jaxencoder.tasks.embeddings.teacher import (
     PROJECTION,
@@ -35,7 +34,6 @@ from jaxencoder.tasks.embeddings.teacher import (
 )
 from jaxencoder.tasks.embeddings.towers import Towers, with_query_tower
 from jaxencoder.tasks.task import Network, TrainingLabels
-from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
 PAIR_HEAD = "pair_classifier"  # of its parameters
 LAYERS = "layer_vectors"  # name in a batch of the vectors [L, B, E, D] of the first layers
@@ -59,6 +57,9 @@ class Embeddings(LayerSettings, TeacherSettings, PromptedTexts):
     towers: Towers = "shared"
     """One encoder for all texts (shared), or one for anchors and one for the other texts (separate), which takes twice
     the time and memory; both start from init_from. Separate if init_from has two."""
+    default_role: Literal["", Role] = ""
+    """Which of two towers embeds a text later that is said to be neither a query nor a document. Empty: as init_from
+    has it, or else document."""
     normalize: bool = False
     """Scale the vectors to length 1, also where they are used later. True if init_from does so."""
     dimensions: tuple[int, ...] = ()
@@ -93,6 +94,9 @@ class Embeddings(LayerSettings, TeacherSettings, PromptedTexts):
             problem = f"objective.projection_activation is {self.projection_activation}, but objective.projection is 0"
             raise ValueError(f"{problem}; give the size of the vectors.")
         self._check_classes()
+        if self.default_role and self.towers == "shared":
+            problem = f"objective.default_role is {self.default_role}, but objective.towers is shared"
+            raise ValueError(f"{problem}; leave it out, or set separate.")
         if self.dimensions and min(self.dimensions) < 1:
             raise ValueError(f"objective.dimensions is {self.dimensions}; give positive numbers.")
 
@@ -120,7 +124,7 @@ class Embeddings(LayerSettings, TeacherSettings, PromptedTexts):
         settings: dict[str, Any] = self.prompt_settings(keep_empty=is_separate)
         settings |= {"include_prompt": self.include_prompt}
         settings |= {"modules": self.modules, "normalize": self.normalize}
-        settings |= {"default_role": "document" if is_separate else None}
+        settings |= {"default_role": (self.default_role or "document") if is_separate else None}
         return SentenceConfig(poolings, similarity=similarity, **settings)
 
     @property
@@ -168,16 +172,7 @@ class Embeddings(LayerSettings, TeacherSettings, PromptedTexts):
         objective = super().build(encoder, compute, vocabulary)
         if self.layers:
             objective = objective._replace(loss=self._loss_with_layers(encoder, compute))
-        prompts = [part.prompts for part in self.by_source or (self,)]
-        if not any(map(any, prompts)):
-            return objective
-        with_counts = prompt_counter(cast(Tokenizer, vocabulary), prompts, self.include_prompt)
-
-        def with_prompts(function: Callable[..., Any]) -> Callable[..., Any]:
-            return lambda params, batch, key, train: function(params, with_counts(batch), key, train)
-
-        assert objective.scores is not None  # the objectives of tasks have them
-        return objective._replace(loss=with_prompts(objective.loss), scores=with_prompts(objective.scores))
+        return self.with_prompt_counts(objective, vocabulary, self.include_prompt)
 
     def _loss_with_layers(self, encoder: EncoderConfig, compute: ComputeConfig) -> Callable[..., Any]:
         """The function `loss` of an objective that trains the first layers too."""
@@ -252,6 +247,7 @@ class Embeddings(LayerSettings, TeacherSettings, PromptedTexts):
             more_poolings=self.more_poolings if self.pooling else tuple(more_poolings),
             modules=self.modules or sentence.modules,
             towers="separate" if sentence.default_role else self.towers,
+            default_role=self.default_role or sentence.default_role or "",
             similarity=self.similarity or sentence.similarity,
             normalize=self.normalize or sentence.normalize,
         )

@@ -1,12 +1,15 @@
 """Base of objectives whose texts have prompts, which a trained model stores."""
 
 import dataclasses
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, cast
 
-from jaxencoder.model.sentence import SentenceConfig
+from jaxencoder.model.sentence import SentenceConfig, is_name
+from jaxencoder.objectives.objective import Objective, Vocabulary
 from jaxencoder.tasks.embeddings.compared_texts import ComparedTexts
-from jaxencoder.tasks.embeddings.prompts import NO_PROMPT, chosen_prompt
+from jaxencoder.tasks.embeddings.prompts import NO_PROMPT, chosen_prompt, prompt_counter
+from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
 _NAMES = {"query_prompt": "query", "document_prompt": "document"}
 
@@ -66,9 +69,41 @@ class PromptedTexts(ComparedTexts):
             texts[setting] = chosen_prompt(f"objective.{setting}", getattr(self, setting), name, sentence)
         return texts | {"other_prompts": self.other_prompts or tuple(x for pair in other_prompts for x in pair)}
 
+    def continued_from(self, saved: Self) -> Self:
+        """The texts that names of prompts stood for when the run began are those of the saved objective."""
+        prompts: dict[str, Any] = {"other_prompts": self.other_prompts or saved.other_prompts}
+        stored = dict(saved.sentence.prompts)
+        for name in _NAMES:
+            prompts[name] = _resolved(getattr(self, name), getattr(saved, name), stored)
+            texts, of_saved = (getattr(objective, f"{name}s") for objective in (self, saved))
+            pairs = zip(texts, of_saved if len(texts) == len(of_saved) else texts, strict=True)
+            prompts[f"{name}s"] = tuple(_resolved(*pair, stored) for pair in pairs)
+        open_prompts = {name: getattr(PromptedTexts, name) for name in prompts}
+        started = super(PromptedTexts, dataclasses.replace(self, **open_prompts)).continued_from(saved)
+        return dataclasses.replace(started, **prompts)
+
+    def with_prompt_counts(self, objective: Objective, vocabulary: Vocabulary, are_pooled: bool = True) -> Objective:
+        """The functions of an objective on batches with the numbers of the prompts' tokens, see `prompt_counter`."""
+        prompts = [part.prompts for part in self.by_source or (self,)]
+        if not any(map(any, prompts)):
+            return objective
+        with_counts = prompt_counter(cast(Tokenizer, vocabulary), prompts, are_pooled)
+
+        def with_prompts(function: Callable[..., Any]) -> Callable[..., Any]:
+            return lambda params, batch, key, train: function(params, with_counts(batch), key, train)
+
+        assert objective.scores is not None  # the objectives of tasks have them
+        return objective._replace(loss=with_prompts(objective.loss), scores=with_prompts(objective.scores))
+
     def of_source(self, number: int) -> Self:
         settings: dict[str, Any] = {}
         for name in _NAMES:
             if texts := getattr(self, f"{name}s"):
                 settings |= {name: texts[number], f"{name}s": ()}
         return super(PromptedTexts, dataclasses.replace(self, **settings)).of_source(number)
+
+
+def _resolved(value: str, saved_text: str, stored: Mapping[str, str]) -> str:
+    """The prompt of a continued run: the value of its setting, or the saved text if it is empty or a prompt's name."""
+    is_text = value == NO_PROMPT or not (value in ("", *stored) or is_name(value))
+    return value if is_text else saved_text

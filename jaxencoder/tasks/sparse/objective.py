@@ -124,7 +124,7 @@ class SparseEmbeddings(PromptedTexts):
             metrics = self.metrics(vectors, batch)
             return mean(metrics), metrics
 
-        return Objective(init, loss, scores)
+        return self.with_prompt_counts(Objective(init, loss, scores), vocabulary)
 
     def loss_metrics(self, scores: jax.Array, batch: Batch) -> Metrics:
         """Loss and accuracy as of `Embeddings`, and the active dimensions of queries (anchors) and documents.

@@ -213,6 +213,7 @@ def test_examples() -> None:
         ({"pooling": "learned"}, "objective.pooling is 'learned', which is for classifiers"),
         ({"more_poolings": ("cls",)}, "objective.more_poolings is .*; name the first one in objective.pooling"),
         ({"projection_activation": "tanh"}, "projection_activation is tanh, but objective.projection is 0"),
+        ({"default_role": "query"}, "default_role is query, but objective.towers is shared; leave it out, or set sep"),
         ({"parts": 0}, "objective.parts must be at least 1, got 0"),
         ({"dimensions": (0,)}, "objective.dimensions is .*; give positive numbers"),
         ({"directions": ("query_to_query",)}, "query_to_document"),
@@ -290,11 +291,32 @@ def test_prompts(settings: dict, prompts: tuple, default: str | None) -> None:
     names = zip(("query", "document"), prompts, strict=True)
     assert chosen.sentence.prompts == (*(pair for pair in names if pair[1]), ("other", "Find: "))
     assert chosen.sentence.default_prompt == default
-    assert Embeddings(**settings).started_from(chosen.sentence) == chosen
+    assert Embeddings(**settings).continued_from(chosen) == chosen
     one = SentenceConfig(prompts=(("sts", "Compare: "),), default_prompt="sts")
     assert Embeddings().started_from(one).prompts == ("Compare: ", "Compare: ")
     with pytest.raises(ValueError, match="objective.query_prompt is 'absent': The model has no prompt 'absent'"):
         Embeddings(query_prompt="absent").started_from(one)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"query_prompt": "sts", "other_prompts": ("a", "b: ")},
+        {"losses": ("ranking", "cosent"), "query_prompts": ("sts", "none"), "document_prompt": "query"},
+        {"loss": "batch_all_triplet", "document_prompt": "b: "},
+    ],
+)
+def test_a_continued_run_keeps_its_prompts(settings: dict) -> None:
+    """Whatever the names mean in the model that it stores; another text is seen."""
+    begun = Embeddings(**settings).started_from(SentenceConfig(prompts=(("sts", "find"), ("query", "q: "))))
+    assert Embeddings(**settings).continued_from(begun) == begun
+    assert Embeddings(**settings | {"query_prompt": "c: "}).continued_from(begun).query_prompt == "c: "
+
+
+def test_the_tower_of_other_texts() -> None:
+    router = SentenceConfig(prompts=(("query", ""), ("document", "")), default_role="query")
+    assert Embeddings().started_from(router).sentence == router
+    assert Embeddings(towers="separate").sentence.default_role == "document"
 
 
 def test_tokens_of_prompts_need_not_be_pooled() -> None:

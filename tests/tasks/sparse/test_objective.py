@@ -207,6 +207,27 @@ def test_weights_grow_with_the_progress() -> None:
     assert loss() == pytest.approx(end)
 
 
+def test_equal_texts_after_other_prompts() -> None:
+    """An anchor equals the positive of another example, apart from its prompt of two tokens."""
+
+    class Tokenizer(Vocabulary):
+        special_ids = (0,)
+
+        def encode_batch(self, texts):
+            return [SimpleNamespace(ids=np.array([1] * len(texts[0]) + [0]))]
+
+    batch = rows([[6, 5, 9, 7, 4, 6]], 40, 0) | {"tuples": TUPLES[:1], "labels": np.full((1, 6), np.nan, np.float32)}
+    ids, segments = batch["token_ids"], batch["segment_ids"]
+    ids[segments == 5] = ids[segments == 1][2:]
+    objective = SparseEmbeddings(query_prompt="a:").build(SMALL["bert"], FLOAT32, Tokenizer())
+    params = randomized_params(objective.init)
+    vectors = objective.scores(params, batch, KEY, False)
+    counts = {"prompt_tokens": np.array([[2, 0, 0, 2, 0, 0]])}
+    expected, other = (mean(SparseEmbeddings().metrics(vectors, batch | more)) for more in (counts, {}))
+    assert float(objective.loss(params, batch, KEY, False)[0]) == pytest.approx(float(expected), rel=1e-5)
+    assert float(expected) < float(other) - 1e-3
+
+
 def test_the_initial_model_decides() -> None:
     sparse = SparseConfig("sum", "log1p_log1p", "table", max_active=9)
     chosen = SparseEmbeddings(pooling="max").started_from(
