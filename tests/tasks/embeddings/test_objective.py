@@ -324,7 +324,7 @@ def test_tokens_of_prompts_need_not_be_pooled() -> None:
         special_ids = (0,)
 
         def encode_batch(self, texts):
-            return [SimpleNamespace(ids=np.array([1] * len(texts[0]) + [0]))]
+            return [SimpleNamespace(ids=np.array([1] * len(text) + [0])) for text in texts]
 
     settings = {"query_prompt": "a:", "document_prompt": "b", "include_prompt": False}
     objective = Embeddings(**settings).build(SMALL["bert"], FLOAT32, Tokenizer())

@@ -214,7 +214,7 @@ def test_equal_texts_after_other_prompts() -> None:
         special_ids = (0,)
 
         def encode_batch(self, texts):
-            return [SimpleNamespace(ids=np.array([1] * len(texts[0]) + [0]))]
+            return [SimpleNamespace(ids=np.array([1] * len(text) + [0])) for text in texts]
 
     batch = rows([[6, 5, 9, 7, 4, 6]], 40, 0) | {"tuples": TUPLES[:1], "labels": np.full((1, 6), np.nan, np.float32)}
     ids, segments = batch["token_ids"], batch["segment_ids"]
