@@ -134,12 +134,12 @@ def with_vectors(
     splits: list[tuple[DataConfig, Split, Stores]] = [(phase.data, "train", stores) for phase, stores in phases]
     splits.append((config.data, "validation", validation))
     with entry_lock(folder, digest), tqdm(unit=" texts", desc="Embedding", disable=None) as bar:
-        anchors, *others = [_Texts(partial(embed, options)) for options in _ways(model)]
-        positions = _positions(config.schema, splits, anchors, *others)
-        vectors = Vectors([part for texts in (anchors, *others) for part in texts.parts()])
+        sets = [_Texts(partial(embed, options)) for options in _ways(model)]
+        positions = _positions(config.schema, splits, *sets)
+        vectors = Vectors([part for texts in sets for part in texts.parts()])
     config = dataclasses.replace(config, objective=objective.with_vector_size(vectors.size))
     # Those of other texts follow those of anchors.
-    places = {path: np.where(x < 0, len(anchors) + ~x, x) for path, x in positions.items()}
+    places = {path: np.where(x < 0, len(sets[0]) + ~x, x) for path, x in positions.items()}
     identity, every = _identity(model), dict.fromkeys(store for _, _, split in splits for store in split)
     stores = {store: StoreWithVectors(store, vectors, places[store.path], identity) for store in every}
     *taught, held_out = (tuple(stores[store] for store in split) for split in (*train, validation))

@@ -128,12 +128,6 @@ class Embeddings(LayerSettings, TeacherSettings, PromptedTexts):
         return SentenceConfig(poolings, similarity=similarity, **settings)
 
     @property
-    def prompts(self) -> tuple[str, str]:
-        query, document = super().prompts
-        has_roles = LOSSES[self.all_losses[0]].labels != "text_classes"
-        return query if has_roles else document, document
-
-    @property
     def _has_head(self) -> bool:
         """Whether a classifier of pairs is trained too."""
         return any(LOSSES[loss].has_head for loss in self.all_losses)

@@ -8,6 +8,7 @@ from typing import Any, Self, cast
 from jaxencoder.model.sentence import SentenceConfig, is_name
 from jaxencoder.objectives.objective import Objective, Vocabulary
 from jaxencoder.tasks.embeddings.compared_texts import ComparedTexts
+from jaxencoder.tasks.embeddings.losses import LOSSES
 from jaxencoder.tasks.embeddings.prompts import NO_PROMPT, chosen_prompt, prompt_counter
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
@@ -22,7 +23,8 @@ class PromptedTexts(ComparedTexts):
     """Text put before each anchor, or the name of a prompt that init_from stores, or none. Empty: its prompt query, or
     else its default prompt, if it has them."""
     document_prompt: str = ""
-    """The same for the other texts; empty: its prompt document, or else its default prompt."""
+    """The same for the other texts, and for single texts with classes; empty: its prompt document, or else its default
+    prompt."""
     query_prompts: tuple[str, ...] = ()
     """The query_prompt of each source in objective.losses. The model stores query_prompt alone."""
     document_prompts: tuple[str, ...] = ()
@@ -40,11 +42,22 @@ class PromptedTexts(ComparedTexts):
             if (texts := getattr(self, name)) and len(texts) != len(self.losses):
                 problem = f"objective.{name} has {len(texts)} texts, but objective.losses {len(self.losses)} losses"
                 raise ValueError(f"{problem}; give one for each source, or none.")
+        for name in ("query_prompt", "query_prompts"):
+            value = getattr(self, name)
+            texts = value if isinstance(value, tuple) else (value,)
+            if not self._has_anchors and set(texts) - {"", NO_PROMPT}:
+                problem = f"objective.{name} is {value!r}, but {self.all_losses[0]} learns single texts, none an anchor"
+                raise ValueError(f"{problem}; give objective.{name.replace('query', 'document')}.")
+
+    @property
+    def _has_anchors(self) -> bool:
+        """Whether a record has an anchor and other texts, not single ones with a class."""
+        return LOSSES[self.all_losses[0]].labels != "text_classes"
 
     @property
     def prompts(self) -> tuple[str, str]:
         query, document = ("" if text == NO_PROMPT else text for text in (self.query_prompt, self.document_prompt))
-        return query, document
+        return query if self._has_anchors else document, document
 
     def prompt_settings(self, keep_empty: bool = False) -> dict[str, Any]:
         """The settings of a SentenceConfig that stores the prompts; `keep_empty` keeps those of roles without text."""
@@ -67,6 +80,8 @@ class PromptedTexts(ComparedTexts):
             chosen = [chosen_prompt(f"objective.{setting}s", text, name, sentence) for text in of_sources]
             texts[f"{setting}s"] = tuple(text or NO_PROMPT for text in chosen)
             texts[setting] = chosen_prompt(f"objective.{setting}", getattr(self, setting), name, sentence)
+        if not self._has_anchors:  # those of the model are not used
+            texts |= {"query_prompt": NO_PROMPT, "query_prompts": (NO_PROMPT,) * len(self.query_prompts)}
         return texts | {"other_prompts": self.other_prompts or tuple(x for pair in other_prompts for x in pair)}
 
     def continued_from(self, saved: Self) -> Self:

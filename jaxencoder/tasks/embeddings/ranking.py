@@ -170,8 +170,7 @@ def guided_ranking(
     guide's cosine of the same two texts is greater than that of query i with its positive, less the margin.
 
     A text is never its own negative. In sentence-transformers it is, where the guide's cosine of query and positive
-    less the margin is 1 or more, as for equal texts without a margin. Without a margin the guide does not leave out a
-    text that equals the positive: their cosines are the same.
+    less the margin is 1 or more. Without a margin the guide itself keeps a text that equals the positive.
 
     Args:
         vectors: [N, C, D], see the module.

@@ -9,6 +9,7 @@ import pytest
 from jaxencoder.config import DataConfig, Embeddings, SparseEmbeddings
 from jaxencoder.evaluation.evaluate import evaluate
 from jaxencoder.inference.predict import predict
+from jaxencoder.model.sentence import SentenceConfig
 from jaxencoder.model.similarity import unit
 from jaxencoder.objectives.objective import mean
 from jaxencoder.tasks.embeddings import triplets
@@ -88,8 +89,13 @@ def test_settings_and_data() -> None:
         Embeddings(loss="softmax", class_names=("b", "a")).with_labels(labels)
     with pytest.raises(ValueError, match="objective.loss is softmax, which is for dense embeddings"):
         SparseEmbeddings(loss="softmax")
-    prompts = {"query_prompt": "a: ", "document_prompt": "b: "}
-    assert Embeddings(loss="batch_all_triplet", **prompts).prompts == ("b: ", "b: ")
+    stored = SentenceConfig(prompts=(("query", "a: "), ("document", "b: ")))
+    started = Embeddings(loss="batch_all_triplet").started_from(stored)  # texts have no roles
+    assert started.prompts == ("b: ", "b: ") and started.started_from(started.sentence) == started
+    with pytest.raises(ValueError, match="objective.query_prompt is 'a: ', but batch_all_triplet learns single texts"):
+        Embeddings(loss="batch_all_triplet", query_prompt="a: ")
+    with pytest.raises(ValueError, match=r"but batch_hard_triplet .*; give objective.document_prompts"):
+        Embeddings(losses=("batch_hard_triplet",) * 2, query_prompts=("none", "a: "))
 
 
 def test_a_run_on_texts(home, tmp_path) -> None:
