@@ -310,7 +310,7 @@ def test_a_continued_run_keeps_its_prompts(settings: dict) -> None:
     """Whatever the names mean in the model that it stores; another text is seen."""
     begun = Embeddings(**settings).started_from(SentenceConfig(prompts=(("sts", "find"), ("query", "q: "))))
     assert Embeddings(**settings).continued_from(begun) == begun
-    assert Embeddings(**settings | {"query_prompt": "c: "}).continued_from(begun).query_prompt == "c: "
+    assert Embeddings(**settings | {"document_prompt": "c: "}).continued_from(begun).document_prompt == "c: "
 
 
 def test_the_tower_of_other_texts() -> None:
