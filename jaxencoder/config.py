@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import re
 from dataclasses import dataclass, field
-from typing import Any, get_origin, get_type_hints
+from typing import Any, Literal, get_origin, get_type_hints
 
 from jaxencoder.adapters import bottleneck, lora
 from jaxencoder.adapters.lora import LoraConfig, with_lora
@@ -35,6 +35,8 @@ __all__ = [
 ]  # fmt: skip
 
 DEFAULT_STEPS = 1000
+# Words in the names of metrics of which less is better.
+_COSTS = {"loss", "perplexity", "divergence", "regularizer", "active"}
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,15 @@ class RunConfig:
     def build(self, vocabulary: Vocabulary) -> Objective:
         """The objective of the run, with its adapter."""
         return with_lora(self.adapter, self.objective.build(self.model, self.compute, vocabulary))
+
+    @property
+    def best(self) -> tuple[str, Literal["min", "max"]]:
+        """Metric that selects the best checkpoint, and whether it is minimized or maximized."""
+        of_sets, (default, _) = self.training.evaluation_metrics, self.objective.best
+        metric = self.training.best_metric or (of_sets[0] if of_sets else default)
+        # The loss of one source of several is called loss_SOURCE.
+        is_cost = metric not in of_sets and not _COSTS.isdisjoint(metric.split("_"))
+        return metric, self.training.best_mode or ("min" if is_cost else "max")
 
     def at_step(self, step: int) -> "RunConfig":
         """The run after `step` updates: only the phases begun so far, and the architecture of the last of them."""

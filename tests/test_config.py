@@ -380,3 +380,23 @@ def test_a_phase_has_a_mixture_of_its_own():
 )
 def test_combinations_that_are_right(sections):
     assert RunConfig(**sections)
+
+
+@pytest.mark.parametrize(("metric", "objective", "best"), [
+    ("", MaskedLM(), ("loss", "min")),
+    ("perplexity", MaskedLM(), ("perplexity", "min")),
+    ("", Classification(), ("accuracy", "max")),
+    ("accuracy", Classification(), ("accuracy", "max")),
+    ("macro_f1", Classification(), ("macro_f1", "max")),
+    ("loss_nli", MaskedLM(), ("loss_nli", "min")),
+])  # fmt: skip
+def test_metric_of_the_best_checkpoint(metric: str, objective, best: tuple[str, str]) -> None:
+    data = LABELED if isinstance(objective, Classification) else DataConfig()
+    config = RunConfig(objective=objective, data=data, training=TrainingConfig(best_metric=metric))
+    assert config.best == best
+    opposite = {"min": "max", "max": "min"}[best[1]]
+    training = dataclasses.replace(config.training, best_mode=opposite)
+    assert dataclasses.replace(config, training=training).best == (best[0], opposite)
+    sets = dataclasses.replace(config.training, evaluations=("similarity:sts.jsonl",))
+    expected = best if metric else ("similarity/sts/spearman", "max")
+    assert dataclasses.replace(config, training=sets).best == expected

@@ -58,7 +58,7 @@ def open_run(folder: Path, step: Step = "latest") -> Checkpoint:
 
 def as_checkpoint(config: RunConfig, tokenizer: Tokenizer, params: Params, number: int) -> Checkpoint:
     """The model of a run with the parameters that it has, or averages, after this number of steps."""
-    params = merge_lora(config.adapter, params)
+    params = dict(merge_lora(config.adapter, params))  # a copy: the state of a training run may be given
     config = config.at_step(number)
     # The discriminator of replaced-token detection may have been written alone.
     if not isinstance(config.objective, ReplacedToken) or "generator" not in params:
@@ -85,6 +85,10 @@ def write_run(checkpoint: Checkpoint, folder: Path) -> None:
     config = checkpoint.config
     if checkpoint.tokenizer is None:
         raise ValueError(f"{config.name or 'the model'} has no tokenizer, and a run needs one")
+    has_towers = config.objective.sentence.default_role is not None
+    if checkpoint.queries is not None and not has_towers:
+        problem = f"{config.name or 'the model'} has an encoder for queries and one for documents, and no run of them"
+        raise ValueError(f"{problem}; name its own folder in init_from")
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint.tokenizer.save(folder / TOKENIZER_FOLDER)
     settings = checkpoint.sentence, checkpoint.multi_vector
@@ -98,7 +102,7 @@ def write_run(checkpoint: Checkpoint, folder: Path) -> None:
     params = dict(checkpoint.params)
     if not config.objective.sentence.modules:
         params.pop(MODULES, None)
-    if checkpoint.queries is not None and config.objective.sentence.default_role is not None:
+    if checkpoint.queries is not None:
         params[QUERY_TOWER] = checkpoint.queries.params
     checkpoints.save(0, {"params": params}, wait=True)
     checkpoints.close()

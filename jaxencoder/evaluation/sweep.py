@@ -98,9 +98,7 @@ def summarize_settings(outcomes: dict[str, Outcome], groups: dict[str, list[str]
         results = [outcomes[run]["results"]["validation"] for run in runs if "results" in outcomes.get(run, {})]
         if results:
             settings[name] = {metric: mean_and_sd([x[metric] for x in results]) for metric in results[0]}
-    best_metric, best_mode = config.training.best_metric, config.training.best_mode
-    if not best_metric:
-        best_metric, best_mode = config.objective.best
+    best_metric, best_mode = config.best
     modes = {best_metric: best_mode} | {x: mode for x, mode in _COMMON_METRICS.items() if x != best_metric}
     metric = next((name for name in modes if all(name in metrics for metrics in settings.values())), None)
     if metric is None:

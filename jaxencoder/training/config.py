@@ -55,8 +55,9 @@ class TrainingConfig:
     best_metric: str = ""
     """Metric that decides which checkpoint is the best, such as similarity/sts-dev/spearman. Empty: the first one of
     evaluations, or else the objective's own, such as accuracy for classes."""
-    best_mode: Literal["min", "max"] = "min"
-    """Whether the best value is the lowest or the highest. Known for the objective's own metric and for evaluations."""
+    best_mode: Literal["", "min", "max"] = ""
+    """Whether the best value is the lowest or the highest. Empty: the lowest of losses, perplexity and other costs,
+    the highest of other metrics."""
     patience: int = 0
     """Stop after this number of evaluations without a better best_metric. 0: run all steps."""
     profile_steps: tuple[int, ...] = ()

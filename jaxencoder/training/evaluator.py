@@ -17,6 +17,7 @@ from jaxencoder.model.config import EncoderConfig
 from jaxencoder.objectives.objective import Metrics
 from jaxencoder.sharding import batch_sharding
 from jaxencoder.text.batches import Batches, prefetch
+from jaxencoder.text.sources.files import source_names
 from jaxencoder.text.store import Store
 from jaxencoder.training.agreement import of_first_process
 from jaxencoder.training.config import TrainingConfig
@@ -36,8 +37,8 @@ def evaluator(setup: Setup, mesh: Mesh) -> Callable[[TrainState], dict[str, floa
     if not setup.validation:
         return lambda state: {}
     limit = -(-settings.eval_batches // len(setup.validation))  # batches per source; 0: all
-    sources = {}
-    for name, store in zip(_source_names(setup.validation), setup.validation, strict=True):
+    sources, names = {}, source_names([store.meta["source"] for store in setup.validation])
+    for name, store in zip(names, setup.validation, strict=True):
         batches = Batches((store,), config.data, settings.batch_size, settings.seed, shuffle=False)
         sources[name] = batches, min(limit or batches.steps_per_epoch, batches.steps_per_epoch)
     key = jax.random.key(settings.seed + 1)
@@ -111,13 +112,6 @@ def unigram_loss(train: tuple[Store, ...], validation: tuple[Store, ...]) -> flo
     counts = sum((np.asarray(store.meta["token_counts"], np.float64) for store in train), np.float64(1))
     held_out = sum((np.asarray(store.meta["token_counts"], np.float64) for store in validation), np.float64(0))
     return float(-(held_out * np.log(counts / counts.sum())).sum() / max(held_out.sum(), 1))
-
-
-def _source_names(stores: tuple[Store, ...]) -> list[str]:
-    """A short name for each source, numbered if two are equal."""
-    files = [store.meta["source"].split("|") for store in stores]  # aligned texts have two files
-    names = ["-".join(Path(path).name.partition(".")[0] or path for path in paths) for paths in files]
-    return [name if names.count(name) == 1 else f"{name}_{number}" for number, name in enumerate(names)]
 
 
 def past_evaluations(run_dir: Path, step: int) -> list[dict[str, float]]:

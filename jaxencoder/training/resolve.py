@@ -41,12 +41,8 @@ def resolve_from_data(
         if saved and isinstance(saved.objective, TaskObjective):
             objective = objective.resumed(saved.objective)
         config = dataclasses.replace(config, objective=objective.with_labels(_training_labels(config, train)))
-    metric, of_sets = config.training.best_metric, config.training.evaluation_metrics
-    if metric in of_sets or (of_sets and not metric):
-        config = with_training(config, best_metric=metric or of_sets[0], best_mode="max")
-    elif not metric:
-        metric, mode = config.objective.best
-        config = with_training(config, best_metric=metric, best_mode=mode)
+    metric, mode = config.best
+    config = with_training(config, best_metric=metric, best_mode=mode)
     return _resolve_counts(config, train[0], is_continued=saved is not None)
 
 

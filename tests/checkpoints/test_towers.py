@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import jaxencoder
+from jaxencoder.checkpoints.run import write_run
 from jaxencoder.checkpoints.sentence_transformers import query_tower
 from jaxencoder.inference.search import search
 from tests.checkpoints.peers import SHORT, D, save_peer
@@ -68,6 +69,8 @@ def test_vectors_equal_those_of_sentence_transformers(encoders, tmp_path: Path, 
         np.testing.assert_array_equal(back.embed(SHORT, prompt=role), model.embed(SHORT, prompt=role))
     with pytest.raises(ValueError, match="one for documents, which transformers cannot hold; give sentence-transfo"):
         model.save(tmp_path / "other", format="transformers")
+    with pytest.raises(ValueError, match="and no run of them; name its own folder in init_from"):
+        write_run(model, tmp_path / "run")
     difference = "another encoder for" if names[1] else "other modules after the encoder of"
     with pytest.raises(ValueError, match=f"has {difference} queries.*, which cannot be trained"):
         query_tower(tmp_path / "theirs", model)

@@ -112,9 +112,8 @@ class Embeddings(LayerSettings, TeacherSettings, PromptedTexts):
                 f"objective.class_names is {self.class_names}, but only softmax has classes; leave it out."
             )
         if self.towers == "separate" and LOSSES[self.all_losses[0]].labels == "text_classes":
-            raise ValueError(
-                f"objective.towers is separate, but {self.all_losses[0]} compares single texts; set shared."
-            )
+            problem = f"objective.towers is separate, or init_from has two encoders, but {self.all_losses[0]}"
+            raise ValueError(f"{problem} compares single texts; train one encoder.")
 
     @property
     def sentence(self) -> SentenceConfig:

@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, cast
 
 import jax
@@ -30,6 +29,7 @@ from jaxencoder.text.buckets import prompt_tokens, tokenize, warn_truncated
 from jaxencoder.text.config import DataConfig
 from jaxencoder.text.labels import MARKS, Labels
 from jaxencoder.text.sources.fields import infer_source_fields
+from jaxencoder.text.sources.files import source_names
 from jaxencoder.text.sources.records import Record, pair_fields
 
 ADDED = ("similarity",)
@@ -145,7 +145,7 @@ def _with_pairs(data: DataConfig) -> DataConfig:
 def _source_metrics(model: TaskModel, objective: ComparedTexts) -> dict[str, float]:
     """The metrics on the held-out records of each source, METRIC_SOURCE, as its own loss needs them."""
     config, result = model.config, {}
-    for number, name in enumerate(Path(source).stem for source in config.data.train):
+    for number, name in enumerate(source_names(config.data.train)):
         _, data = config.schema.of_source(config.data, number)
         settings = {"data": data, "objective": objective.of_source(number)}
         # The protocols do not say so, but both are dataclasses.

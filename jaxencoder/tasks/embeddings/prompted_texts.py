@@ -38,6 +38,10 @@ class PromptedTexts(ComparedTexts):
             raise ValueError(
                 f"objective.other_prompts is {self.other_prompts}; give a name and a text for each prompt."
             )
+        names = [*_NAMES.values(), *self.other_prompts[::2]]
+        if twice := next((name for name in names if names.count(name) > 1), ""):
+            problem = f"objective.other_prompts is {self.other_prompts}, and the model stores one prompt {twice!r}"
+            raise ValueError(f"{problem}; give each its own name, and query and document by their own settings.")
         for name in ("query_prompts", "document_prompts"):
             if (texts := getattr(self, name)) and len(texts) != len(self.losses):
                 problem = f"objective.{name} has {len(texts)} texts, but objective.losses {len(self.losses)} losses"

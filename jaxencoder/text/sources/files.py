@@ -13,6 +13,7 @@ import os
 import re
 import zlib
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from jaxencoder.text.config import ALIGNED
@@ -189,3 +190,10 @@ def _open(path: str) -> Iterator[io.BufferedReader]:
         if not compression or getattr(error, "errno", None) is not None:
             raise
         raise ValueError(f"{path} is damaged or truncated ({first_line(error)}); fetch or compress it again") from error
+
+
+def source_names(sources: Sequence[str]) -> list[str]:
+    """A short name for each source: that of its file or files, numbered if two are equal."""
+    files = [source.removeprefix(ALIGNED).split("|") for source in sources]  # aligned texts have two
+    names = ["-".join(Path(path).name.partition(".")[0] or path for path in paths) for paths in files]
+    return [name if names.count(name) == 1 else f"{name}_{number}" for number, name in enumerate(names)]

@@ -249,6 +249,8 @@ def test_settings_and_data() -> None:
         Embeddings(loss="kl", mask_duplicates=False)
     with pytest.raises(ValueError, match="objective.hardness is hard, and objective.hardness_strength 0.0; set both"):
         Embeddings(hardness="hard")
+    with pytest.raises(ValueError, match="the model stores one prompt 'query'; give each its own name"):
+        Embeddings(query_prompt="x: ", other_prompts=("query", "y: "))
     with pytest.raises(ValueError, match=r"objective.loss is triplet, but no record of data.train has a negative"):
         Embeddings(loss="triplet").with_labels(TrainingLabels("", "tuple", (), texts=2))
 

@@ -10,9 +10,11 @@ import jaxencoder
 from jaxencoder.adapters.lora import LoraConfig
 from jaxencoder.checkpoints.adapter import trained_adapter
 from jaxencoder.checkpoints.initial import initial_params, open_initial_model
+from jaxencoder.checkpoints.run import as_checkpoint
 from jaxencoder.config import DataConfig, Embeddings, RunConfig
 from jaxencoder.evaluation.evaluate import evaluate
 from jaxencoder.inference.predict import predict
+from jaxencoder.model.sentence import QUERY_TOWER
 from jaxencoder.parameters import flatten
 from tests.checkpoints.peers import SHORT, save_peer
 from tests.model.examples import BERT, FLOAT32, Vocabulary, randomized_params
@@ -56,6 +58,9 @@ def test_a_run(tmp_path: Path) -> None:
     objective = Embeddings(towers="separate", projection=6, query_prompt="query: ")
     run = train_tiny(tmp_path / "run", objective, data, 2, init_from=str(tmp_path / "bert")).folder
     model = jaxencoder.load(run)
+    params = model.params | {QUERY_TOWER: model.queries.params}
+    assert as_checkpoint(model.config, model.tokenizer, params, 2).queries is not None
+    assert QUERY_TOWER in params  # which may be those of a run that goes on
     queries, documents = (model.embed(SHORT, prompt=role) for role in ("query", "document"))
     assert queries.shape == (4, 6) and np.abs(queries - model.embed(SHORT, prompt="query: ")).max() > 1e-3
     assert evaluate(run, source, output=tmp_path / "results.json")["examples"] == len(records)

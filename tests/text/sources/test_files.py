@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jaxencoder.text.sources import fingerprint, formats, read
+from jaxencoder.text.sources.files import source_names
 
 RECORDS = [{"text": f"Größe {i} 你好 🙂", "label": i % 3, "tags": ["a", str(i)]} for i in range(23)]
 TEXTS = [record["text"] for record in RECORDS]
@@ -286,3 +287,8 @@ def test_real_files(shared_data) -> None:
         records = list(itertools.islice(read(f"{shared_data}/text/{name}.jsonl.xz"), 20))
         assert len(records) == 20 and all(record["text"] for record in records)
     assert len(texts(f"{shared_data}/text/wikitext2/*.txt")) > 1000
+
+
+def test_equal_names_are_numbered() -> None:
+    sources = ["nli/train.jsonl", "qqp/train.jsonl.gz", "aligned:a.de.txt|a.en.txt", "pydocs"]
+    assert source_names(sources) == ["train_0", "train_1", "a-a", "pydocs"]
