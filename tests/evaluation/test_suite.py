@@ -246,7 +246,7 @@ def test_side_by_side_and_killed(classifier, tmp_path: Path, monkeypatch, capsys
     """The parent dies without a word: its children save and leave, and the next call goes on from there."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     config = load(classifier.folder)
-    config = replace(config, training=replace(config.training, steps=300, log_every=1, checkpoint_every=1000))
+    config = replace(config, training=replace(config.training, steps=1000, log_every=1, checkpoint_every=1000))
     (tmp_path / "config.json").write_text(to_json(config))
     folder = tmp_path / "runs"
     logs = [folder / f"seed_{seed}" / "log.txt" for seed in (0, 1)]
@@ -254,7 +254,7 @@ def test_side_by_side_and_killed(classifier, tmp_path: Path, monkeypatch, capsys
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT) as parent:
         try:
             deadline = time.monotonic() + 300
-            while not (begun := [log for log in logs if log.exists() and "step 5/300" in log.read_text()]):
+            while not (begun := [log for log in logs if log.exists() and "step 5/1000" in log.read_text()]):
                 assert parent.poll() is None and time.monotonic() < deadline, [log.read_text() for log in logs]
                 time.sleep(0.05)
         finally:
@@ -265,7 +265,7 @@ def test_side_by_side_and_killed(classifier, tmp_path: Path, monkeypatch, capsys
         assert "Stopped after step" in text and f"Continuing {log.parent} after step" in text, text
     actual = written(folder)
     assert list(actual["runs"]) == ["seed_0", "seed_1"]
-    assert all(one["steps"] == 300 and one["tokens_per_second"] > 0 for one in actual["runs"].values())
+    assert all(one["steps"] == 1000 and one["tokens_per_second"] > 0 for one in actual["runs"].values())
     accuracies = [one["results"]["validation"]["accuracy"] for one in actual["runs"].values()]
     assert f"{sum(accuracies) / 2:.4f} ±" in report and (folder / "report.md").read_text() == report + "\n"
     assert "seed_0 begins, see" in capsys.readouterr().out

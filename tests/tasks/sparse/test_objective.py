@@ -130,6 +130,9 @@ def test_losses_equal_those_of_sentence_transformers(settings: dict, name: str, 
     random = np.random.default_rng(0)
     vectors = np.maximum(random.standard_normal((4, 6, 11)), 0).astype(np.float32)
     batch = {"tuples": TUPLES[..., :columns], "labels": random.uniform(0, 3, (4, 6)).astype(np.float32)}
+    # Different texts of one token each.
+    batch |= {"token_ids": np.arange(24).reshape(4, 6), "segment_ids": np.tile(np.arange(1, 7), (4, 1))}
+    batch |= {"positions": np.zeros((4, 6), int)}
     objective = SparseEmbeddings(**settings)
 
     @jax.jit
