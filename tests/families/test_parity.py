@@ -100,7 +100,8 @@ def test_gradients_equal_torchs(family: str, chosen: bool, tmp_path: Path) -> No
         if name.endswith(("key.bias", "key_global.bias", "k.bias", "k_lin.bias", "k_proj.bias")):
             continue  # shifts all scores of a query equally: the true gradient is 0, and both sides hold rounding
         error = np.abs(value - expected[name]).max()
-        assert error <= 1e-4 * max(np.abs(expected[name]).max(), 1e-2 * largest), f"{name}: {error:.2e}"
+        # Rounding alone moves the worst family's gradients, of torch as of ours, by 6e-5 of those in float64.
+        assert error <= 3e-4 * max(np.abs(expected[name]).max(), 1e-2 * largest), f"{name}: {error:.2e}"
     unused = [name for name in expected.keys() - got.keys() if not BUFFERS.search(name)]
     assert not [name for name in unused if np.any(expected[name]) and not name.endswith("decoder.bias")], unused
 
