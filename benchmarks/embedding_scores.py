@@ -83,7 +83,7 @@ def draw_batches(files: list[Path], seed: int) -> Iterator[list[list[str]]]:
 
 def evaluate(model: object, with_retrieval: bool, folder: Path) -> dict[str, float]:
     """The score of each data set."""
-    file = folder / "results.json"
+    file = folder / f"{Path(str(model)).name}.json"  # one file holds results of one model
     jaxencoder("evaluate", "similarity", model, *SIMILARITY.values(), "--output", file)
     results = json.loads(file.read_text(encoding="utf-8"))["similarity"]
     scores = {name: 100 * results[str(path)]["spearman"] for name, path in SIMILARITY.items()}
