@@ -41,18 +41,30 @@ def free_port() -> int:
         return s.getsockname()[1]
 
 
+def popen(*arguments: object, devices: int = 1, **settings: str) -> subprocess.Popen[str]:
+    """Start a Python process, whose standard error goes to its standard output."""
+    command, pipe = [sys.executable, *map(str, arguments)], subprocess.PIPE
+    options: Any = {"env": environment(devices, **settings), "cwd": ROOT, "stdout": pipe, "text": True}
+    return subprocess.Popen(command, stderr=subprocess.STDOUT, **options)
+
+
+def end(*processes: subprocess.Popen[str]) -> tuple[list[int], str]:
+    """Exit statuses of processes of `popen`, and what they have printed; all are stopped if one takes too long."""
+    try:
+        outputs = [process.communicate(timeout=600)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+            process.stdout.close()
+    return [process.returncode for process in processes], "\n".join(outputs)
+
+
 def run_twice(*arguments: object, devices: int = 1) -> None:
     """Run Python in two processes at once, with a port and the number of the process as last arguments.
 
     Both must succeed; warnings are errors.
     """
-    command = [sys.executable, "-W", "error", *map(str, arguments), str(free_port())]
-    options: Any = {"env": environment(devices), "cwd": ROOT, "stderr": subprocess.PIPE, "text": True}
-    both = [subprocess.Popen([*command, number], **options) for number in "01"]
-    try:
-        errors = [process.communicate(timeout=600)[1] for process in both]
-    finally:
-        for process in both:
-            process.kill()
-            process.wait()
-    assert [process.returncode for process in both] == [0, 0], "\n".join(errors)[-3000:]
+    command = "-W", "error", *arguments, free_port()
+    statuses, output = end(*[popen(*command, number, devices=devices) for number in "01"])
+    assert statuses == [0, 0], output[-3000:]

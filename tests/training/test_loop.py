@@ -6,8 +6,6 @@ import logging
 import resource
 import shutil
 import signal
-import subprocess
-import sys
 import textwrap
 from dataclasses import replace
 from functools import partial
@@ -31,7 +29,7 @@ from jaxencoder.training.loop import train
 from jaxencoder.training.setup import set_up
 from jaxencoder.training.step import TrainState
 from jaxencoder.training.telemetry import Diverged
-from tests.devices import environment, free_port
+from tests.devices import end, free_port, popen
 
 from .conftest import interrupted, losses
 
@@ -148,20 +146,9 @@ CHILD = """
 
 
 def start(target: Path, folder: Path, moment: str, number: int, *words: str, devices: int = 1, **settings: str):
-    settings = environment(devices, JAX_ENABLE_COMPILATION_CACHE="true", **settings)
-    command = [sys.executable, "-c", textwrap.dedent(CHILD), str(target), str(folder), moment, str(number), *words]
-    return subprocess.Popen(command, env=settings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def end(*processes: subprocess.Popen) -> tuple[list[int], str]:
-    try:
-        outputs = [process.communicate(timeout=500)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-            process.stdout.close()
-    return [process.returncode for process in processes], "\n".join(outputs)
+    settings |= {"JAX_ENABLE_COMPILATION_CACHE": "true"}
+    arguments = "-c", textwrap.dedent(CHILD), target, folder, moment, number, *words
+    return popen(*arguments, devices=devices, **settings)
 
 
 def test_sigkill(reference: Path, config: RunConfig, tmp_path: Path) -> None:
