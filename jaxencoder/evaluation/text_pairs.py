@@ -7,7 +7,7 @@ from jaxencoder.tasks.records import numbered, with_texts
 from jaxencoder.text.schema import TEXTS
 from jaxencoder.text.sources import field_names, listed
 
-_PAIR_NAMES = (*TEXTS.pair_names, ("text", "pair"))  # the last are those of aligned files
+PAIR_NAMES = (*TEXTS.pair_names, ("text", "pair"))  # the last are those of aligned files
 
 
 class Fields(NamedTuple):
@@ -25,12 +25,14 @@ def find_fields(
     label: str = "",
     source: str = "data",
     label_names: Sequence[str] = (),
+    pair_names: Sequence[tuple[str, str]] = PAIR_NAMES,
 ) -> Fields:
     """The fields of a set whose records have these names; empty text, pair or label: a usual name, or ValueError.
 
-    `label_names` are the usual names of the label, in the order in which they are tried; none if pairs have no label.
+    `label_names` are the usual names of the label, none if pairs have no label, and `pair_names` those of the texts.
+    Both are in the order in which they are tried.
     """
-    a, b = next(((a, b) for a, b in _PAIR_NAMES if a in names and b in names), ("", ""))
+    a, b = next(((a, b) for a, b in pair_names if a in names and b in names), ("", ""))
     fields = Fields(text or a, pair or b, label or next((name for name in label_names if name in names), ""))
     has = f"{source} has the fields {listed(names)}, and"
     if not fields.text or not fields.second_text:
@@ -43,9 +45,15 @@ def find_fields(
     return fields
 
 
-def source_fields(sources: Sequence[str], *named: str, label_names: Sequence[str] = ()) -> Fields:
-    """`find_fields` for the records of the first source."""
-    return find_fields(field_names(sources[0]), *named, source=sources[0], label_names=label_names)
+def source_fields(
+    sources: Sequence[str],
+    *named: str,
+    label_names: Sequence[str] = (),
+    pair_names: Sequence[tuple[str, str]] = PAIR_NAMES,
+) -> Fields:
+    """`find_fields` for the records of the first source; `named` are text, pair and label, as far as they are given."""
+    names, source = field_names(sources[0]), sources[0]
+    return find_fields(names, *named, source=source, label_names=label_names, pair_names=pair_names)
 
 
 def labeled_pairs(sources: Sequence[str], fields: Fields) -> Iterator[tuple[str, str, str, Any]]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxencoder.evaluation.text_pairs import source_fields
 from jaxencoder.evaluation.vectors import text_vectors
 from jaxencoder.inference.model import OpenedModel
 from jaxencoder.inference.options import DEFAULT_OPTIONS, EmbedOptions
@@ -15,8 +16,6 @@ from jaxencoder.inference.search import search_options
 from jaxencoder.model.similarity import pair_similarities
 from jaxencoder.tasks.embeddings.data import EmbeddingSchema, negatives
 from jaxencoder.tasks.records import numbered, with_texts
-from jaxencoder.text.messages import listed
-from jaxencoder.text.sources import field_names
 
 
 def read_triplets(sources: Sequence[str], text_field: str = "", pair_field: str = "") -> list[tuple[str, str, str]]:
@@ -25,20 +24,17 @@ def read_triplets(sources: Sequence[str], text_field: str = "", pair_field: str 
     A record gives a triplet for each of its negatives, which are the fields `negatives` reads. ValueError if it has
     none, a field is missing or no text, or the fields have no usual names.
     """
-    names = field_names(sources[0])
-    usual = next((pair for pair in EmbeddingSchema.pair_names if set(pair) <= set(names)), ("", ""))
-    fields = text_field or usual[0], pair_field or usual[1]
-    if not all(fields):
-        advice = "name them with --text-field and --pair-field"
-        raise ValueError(f"{sources[0]} has the fields {listed(names)}, and no usual anchor and positive; {advice}")
+    anchor_field, positive_field, _ = source_fields(
+        sources, text_field, pair_field, pair_names=EmbeddingSchema.pair_names
+    )
     triplets = []
     for source in sources:
-        for where, record in numbered(source, fields[0], fields[1:]):
-            anchor, positive = (with_texts(record, fields, where)[name] for name in fields)
+        for where, record in numbered(source, anchor_field, [positive_field]):
+            with_texts(record, [anchor_field, positive_field], where)
             texts = negatives(record)
             if not texts or not all(isinstance(text, str) for text in texts):
                 raise ValueError(f"{where}: no text in negative, negative_1, ...; add one or drop the record")
-            triplets += [(anchor, positive, negative) for negative in texts]
+            triplets += [(record[anchor_field], record[positive_field], negative) for negative in texts]
     return triplets
 
 

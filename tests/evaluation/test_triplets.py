@@ -59,7 +59,7 @@ def test_two_towers(monkeypatch, tmp_path) -> None:
 
 
 def test_errors(embedded, tmp_path) -> None:
-    with pytest.raises(ValueError, match="has the fields a, b, and no usual anchor and positive; name them with"):
+    with pytest.raises(ValueError, match="has the fields a, b, and no usual pair of texts; name them with"):
         evaluate_triplets(MODEL, [write(tmp_path / "a.jsonl", [{"a": "0", "b": "1"}])])
     source = write(tmp_path / "b.jsonl", [*RECORDS, {"anchor": "0", "positive": "1"}])
     with pytest.raises(ValueError, match="record 4: no text in negative, negative_1, ...; add one or drop the record"):
