@@ -70,6 +70,12 @@ class TaskObjective(ObjectiveConfig):
 
         return Objective(init, loss, scores)
 
+    def check_at_least(self, limits: Mapping[str, float]) -> None:
+        """ValueError if one of these settings is less than its limit."""
+        for name, least in limits.items():
+            if not getattr(self, name) >= least:
+                raise ValueError(f"objective.{name} must be at least {least}, got {getattr(self, name)}.")
+
     def check_used(self, losses: Sequence[str], used_by: Mapping[str, Sequence[str]]) -> None:
         """ValueError for a setting, other than its default, that is only for other losses than these."""
         for name, users in used_by.items():

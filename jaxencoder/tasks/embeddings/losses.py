@@ -34,8 +34,8 @@ EmbeddingLoss = Literal[
 ]  # fmt: skip
 
 # A loss of vectors [N, C, D], mask [N, C] and labels, NaN for none: scores or classes of pairs [N], a teacher's scores
-# [N, C - 1], classes of texts [N, C]; for losses without labels the mask or the numbers of the texts [N, C], see
-# `multiple_negatives_ranking`. A loss of a teacher's vectors has these [N, C, D], as the argument teacher_vectors.
+# [N, C - 1], classes of texts [N, C]; for losses without labels the texts [N, C], bool or their numbers, as in
+# ranking.py. A loss of a teacher's vectors has these [N, C, D], as the argument teacher_vectors.
 VectorLoss = Callable[[jax.Array, jax.Array, jax.Array], Loss]
 
 

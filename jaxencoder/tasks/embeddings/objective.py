@@ -12,8 +12,8 @@ from jaxencoder.model.config import ComputeConfig, EncoderConfig, Pooling, Role
 from jaxencoder.model.encoder import Encoder, init_params
 from jaxencoder.model.sentence import MODULES, Module, SentenceConfig, sentence_vectors
 from jaxencoder.objectives.objective import Batch, Metrics, Objective, Params, Vocabulary, encode_layers, mean, terms
-from jaxencoder.tasks.embeddings.class_accuracy import nearest_accuracy, pair_class_accuracy
-from jaxencoder.tasks.embeddings.compared_texts import examples, ranking_accuracy
+from jaxencoder.tasks.embeddings.accuracy import nearest_accuracy, pair_class_accuracy, ranking_accuracy
+from jaxencoder.tasks.embeddings.examples import examples
 from jaxencoder.tasks.embeddings.layers import LayerSettings, layer_divergence, loss_of_layers
 from jaxencoder.tasks.embeddings.losses import LOSSES, OF_VECTORS, VectorLoss
 from jaxencoder.tasks.embeddings.matryoshka import matryoshka
@@ -85,7 +85,7 @@ class Embeddings(LayerSettings, TeacherSettings, PromptedTexts):
             check_guided(self.sentence.similarity, self.directions, self.partition, self.hardness)
         if "learned" in (self.pooling, *self.more_poolings):
             raise ValueError("objective.pooling is 'learned', which is for classifiers; give another pooling.")
-        self.check_at_least({"spread": 0, "projection": 0})
+        self.check_at_least({"spread": 0, "projection": 0, "teacher_size": 0})
         if self.more_poolings and not self.pooling:
             raise ValueError(
                 f"objective.more_poolings is {self.more_poolings}; name the first one in objective.pooling."

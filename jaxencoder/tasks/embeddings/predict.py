@@ -12,7 +12,7 @@ from scipy import sparse
 from jaxencoder.model.sentence import Similarity
 from jaxencoder.model.similarity import check_finite, pair_similarities, similarity_matrix, sparse_similarities, unit
 from jaxencoder.tasks.classification.metrics import correlations
-from jaxencoder.tasks.embeddings.class_accuracy import nearest_accuracy, pair_class_accuracy
+from jaxencoder.tasks.embeddings.accuracy import nearest_accuracy, pair_class_accuracy
 from jaxencoder.tasks.embeddings.compared_texts import ComparedTexts
 from jaxencoder.tasks.embeddings.data import SCHEMA
 from jaxencoder.tasks.embeddings.labeled_data import PairClasses, TextClasses

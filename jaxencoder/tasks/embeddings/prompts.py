@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxencoder.model.sentence import SentenceConfig
 from jaxencoder.objectives.objective import Batch
-from jaxencoder.tasks.embeddings.compared_texts import is_anchor
+from jaxencoder.tasks.embeddings.examples import is_anchor
 from jaxencoder.text.batches import SOURCES
 from jaxencoder.text.buckets import prompt_tokens, shared_tokens
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer

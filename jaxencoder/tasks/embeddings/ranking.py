@@ -2,9 +2,11 @@
 
 van den Oord et al. 2018 (InfoNCE), arXiv:1807.03748; Henderson et al. 2017 (multiple negatives), arXiv:1705.00652.
 
-All take `vectors` [N, C, D] of all examples of the global batch, column 0 the queries (anchors), 1 their positives
-and from 2 on their hard negatives, and `mask` bool [N, C], False where an example has no such text. An example without
-a query or without a positive has no loss of its own, but its texts are negatives of others.
+All take `vectors` [N, C, D] of all examples of the global batch: column 0 the queries (anchors), 1 their positives and
+from 2 on their hard negatives. `texts` [N, C] tell which of them there are: bool, or int, the numbers of the texts,
+equal for equal texts and -1 for none. With numbers, the `related_texts` of an example are not its negatives; in
+sentence-transformers they are. An example without a query or without a positive has no loss of its own, but its texts
+are negatives of others.
 """
 
 import math
@@ -16,7 +18,7 @@ import jax.numpy as jnp
 
 from jaxencoder.model.sentence import Similarity
 from jaxencoder.model.vectors import unit
-from jaxencoder.tasks.embeddings.duplicates import compared_texts, is_present
+from jaxencoder.tasks.embeddings.duplicates import candidate_texts, is_present
 from jaxencoder.tasks.embeddings.vectors import Loss, by_blocks, check_choice, masked_sum, similarities, zero_absent
 
 Direction = Literal["query_to_document", "document_to_query", "query_to_query", "document_to_document"]
@@ -29,7 +31,7 @@ _WITH_POSITIVE = ("query_to_document", "document_to_query")
 
 def multiple_negatives_ranking(
     vectors: jax.Array,
-    mask: jax.Array,
+    texts: jax.Array,
     *,
     similarity: Similarity = "cosine",
     scale: jax.typing.ArrayLike = 20.0,
@@ -47,8 +49,7 @@ def multiple_negatives_ranking(
 
     Args:
         vectors: [N, C, D], see the module.
-        mask: bool [N, C]; or the numbers of the texts, int [N, C], equal for equal texts and -1 for none: then the
-            `related_texts` of an example are not its negatives. In sentence-transformers they are.
+        texts: bool or int [N, C], see the module.
         similarity: of two vectors; "euclidean" and "manhattan" are negative distances.
         scale: factor of the similarities, the inverse of a temperature; may be an array, for a learned one.
         directions: scores that enter the softmax of an example. query_to_document: its query with the positives and
@@ -65,13 +66,13 @@ def multiple_negatives_ranking(
         The sum over the examples that have a query and a positive, and their number.
     """
     check_settings(scale, directions, partition, hardness, hardness_strength)
-    texts, mask = mask, is_present(mask)
+    mask = is_present(texts)
     vectors = zero_absent(vectors, mask)
 
-    def losses(examples: jax.Array, numbers: jax.Array, own_texts: jax.Array) -> jax.Array:
-        """The losses [n] of some examples, from vectors and texts [n, C, ...] and their numbers [n] among all."""
-        is_same = numbers[:, None] == jnp.arange(len(vectors))  # [n, N]
-        arguments = similarity, examples, vectors, compared_texts(texts, own_texts, is_same), is_same
+    def losses(examples: jax.Array, rows: jax.Array, own_texts: jax.Array) -> jax.Array:
+        """The losses [n] of some examples, from their vectors [n, C, D], rows [n] among all and texts [n, C]."""
+        is_same = rows[:, None] == jnp.arange(len(vectors))  # [n, N]
+        arguments = similarity, examples, vectors, candidate_texts(texts, own_texts, is_same), is_same
         scores, candidates = zip(*(_scores(direction, *arguments) for direction in directions), strict=True)
         to_documents = scores[directions.index("query_to_document")]  # [n, N, C - 1]
         logits = [scale * block for block in scores]
@@ -118,20 +119,29 @@ def _scores(
     similarity: Similarity,
     examples: jax.Array,
     vectors: jax.Array,
-    mask: jax.Array,
+    candidates: jax.Array,
     is_same: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    """Similarities [n, N] or [n, N, C - 1] of some examples with the texts of all, and which of them are candidates."""
+    """Similarities [n, N] or [n, N, C - 1] of some examples with the texts of all, and which of them are candidates.
+
+    Args:
+        direction: which texts of an example are compared with which of all.
+        similarity: of two vectors.
+        examples: the vectors [n, C, D] of these examples.
+        vectors: [N, C, D] of all.
+        candidates: as of `candidate_texts`.
+        is_same: bool [n, N], True for an example itself.
+    """
     queries, documents = vectors[:, 0], vectors[:, 1:]
     match direction:
         case "query_to_document":
-            return similarities(similarity, examples[:, 0], documents), mask[..., 1:]
+            return similarities(similarity, examples[:, 0], documents), candidates[..., 1:]
         case "document_to_query":
-            return similarities(similarity, examples[:, 1], queries), mask[..., 0]
+            return similarities(similarity, examples[:, 1], queries), candidates[..., 0]
         case "query_to_query":
-            return similarities(similarity, examples[:, 0], queries), mask[..., 0] & ~is_same
+            return similarities(similarity, examples[:, 0], queries), candidates[..., 0] & ~is_same
         case "document_to_document":
-            return similarities(similarity, examples[:, 1], documents), mask[..., 1:] & ~is_same[..., None]
+            return similarities(similarity, examples[:, 1], documents), candidates[..., 1:] & ~is_same[..., None]
 
 
 def _penalized(hardness: Hardness, is_same: jax.Array, documents: int) -> jax.Array:
@@ -153,7 +163,7 @@ def _log_partition(logits: Sequence[jax.Array], candidates: Sequence[jax.Array])
 
 def guided_ranking(
     vectors: jax.Array,
-    mask: jax.Array,
+    texts: jax.Array,
     guide_vectors: jax.Array,
     *,
     temperature: float = 0.01,
@@ -174,7 +184,7 @@ def guided_ranking(
 
     Args:
         vectors: [N, C, D], see the module.
-        mask: bool or int [N, C], as in `multiple_negatives_ranking`.
+        texts: bool or int [N, C], see the module.
         guide_vectors: [N, C, E] of the same texts, constants.
         temperature: divides the cosines.
         margin_strategy: "absolute": subtract `margin` from the guide's cosine of the positive; "relative": subtract
@@ -190,24 +200,24 @@ def guided_ranking(
     if not 0 < temperature < math.inf:
         raise ValueError(f"temperature must be a positive number, got {temperature}.")
     is_same = jnp.eye(vectors.shape[0], dtype=bool)
-    compared, mask = compared_texts(mask, mask, is_same), is_present(mask)
+    candidates, mask = candidate_texts(texts, texts, is_same), is_present(texts)
     vectors = unit(zero_absent(vectors, mask))
     guides = jax.lax.stop_gradient(unit(zero_absent(guide_vectors, mask)))
-    scores, is_candidate = _scores("query_to_document", "dot", vectors, vectors, compared, is_same)
-    by_guide, _ = _scores("query_to_document", "dot", guides, guides, compared, is_same)
+    scores, is_candidate = _scores("query_to_document", "dot", vectors, vectors, candidates, is_same)
+    by_guide, _ = _scores("query_to_document", "dot", guides, guides, candidates, is_same)
     positive, threshold = (jnp.where(is_same, x[..., 0], 0).sum(1) for x in (scores, by_guide))
     threshold -= margin * (jnp.abs(threshold) if margin_strategy == "relative" else 1)
     is_positive = is_same[..., None] & (jnp.arange(vectors.shape[1] - 1) == 0)
     blocks = [(scores, is_candidate & (is_positive | (by_guide <= threshold[:, None, None])))]
     # Only positives are negatives of a positive, not hard negatives.
-    vectors, guides, compared = vectors[:, :2], guides[:, :2], compared[..., :2]
+    vectors, guides, candidates = vectors[:, :2], guides[:, :2], candidates[..., :2]
     if contrast_anchors:
-        scores, is_candidate = _scores("query_to_query", "dot", vectors, vectors, compared, is_same)
-        by_guide, _ = _scores("query_to_query", "dot", guides, guides, compared, is_same)
+        scores, is_candidate = _scores("query_to_query", "dot", vectors, vectors, candidates, is_same)
+        by_guide, _ = _scores("query_to_query", "dot", guides, guides, candidates, is_same)
         blocks.append((scores, is_candidate & (by_guide <= threshold[:, None])))
     if contrast_positives:
-        scores, is_candidate = _scores("document_to_document", "dot", vectors, vectors, compared, is_same)
-        by_guide, _ = _scores("document_to_document", "dot", guides, guides, compared, is_same)
+        scores, is_candidate = _scores("document_to_document", "dot", vectors, vectors, candidates, is_same)
+        by_guide, _ = _scores("document_to_document", "dot", guides, guides, candidates, is_same)
         blocks.append((scores, is_candidate & (by_guide <= threshold[:, None, None])))
     log_z = _log_partition([x / temperature for x, _ in blocks], [is_kept for _, is_kept in blocks])
     return masked_sum(log_z - positive / temperature, mask[:, 0] & mask[:, 1])
@@ -222,7 +232,7 @@ def mega_batch_margin(
 
     Args:
         vectors: [N, C, D], see the module.
-        mask: bool [N, C].
+        mask: bool [N, C], False where an example has no such text.
         positive_margin: the cosine with the positive has no loss above it.
         negative_margin: the cosine with the most similar other positive has no loss below it.
 
@@ -239,19 +249,19 @@ def mega_batch_margin(
     return masked_sum(losses, mask[:, 0] & mask[:, 1])
 
 
-def score_ranking(scores: jax.Array, mask: jax.Array, *, scale: jax.typing.ArrayLike = 1.0) -> Loss:
+def score_ranking(scores: jax.Array, texts: jax.Array, *, scale: jax.typing.ArrayLike = 1.0) -> Loss:
     """`multiple_negatives_ranking` of any scores of queries with documents, such as those of vectors of tokens.
 
     Args:
         scores: float [N, N, C - 1] of the query of each example with the documents of each example.
-        mask: bool or int [N, C], as in `multiple_negatives_ranking`.
+        texts: bool or int [N, C], see the module.
         scale: factor of the scores.
 
     Returns:
         The sum over the examples that have a query and a positive, and their number.
     """
     is_same = jnp.eye(len(scores), dtype=bool)
-    compared, mask = compared_texts(mask, mask, is_same), is_present(mask)
+    candidates, mask = candidate_texts(texts, texts, is_same), is_present(texts)
     logits = jnp.asarray(scale * jnp.where(mask[:, 1:], scores.astype(jnp.float32), 0))
     positive = jnp.where(is_same, logits[..., 0], 0).sum(1)
-    return masked_sum(_log_partition([logits], [compared[..., 1:]]) - positive, mask[:, 0] & mask[:, 1])
+    return masked_sum(_log_partition([logits], [candidates[..., 1:]]) - positive, mask[:, 0] & mask[:, 1])

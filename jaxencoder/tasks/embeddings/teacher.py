@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxencoder.model.sentence import Dense
 from jaxencoder.objectives.objective import Batch, Params
 from jaxencoder.tasks.embeddings.data import VectorTexts
+from jaxencoder.tasks.embeddings.examples import take_from_rows
 from jaxencoder.tasks.embeddings.losses import OF_VECTORS, VectorLoss
 from jaxencoder.tasks.embeddings.ranking import Direction, Hardness, MarginStrategy, Partition, guided_ranking
 from jaxencoder.tasks.embeddings.vectors import Loss
@@ -76,8 +77,6 @@ def check_teacher(settings: TeacherSettings, loss: str) -> None:
     """ValueError if the loss and the model whose vectors it needs do not go together."""
     if loss in OF_VECTORS and not settings.teacher:
         raise ValueError(f"objective.loss is {loss}, which learns a model's vectors; name it with objective.teacher.")
-    if settings.teacher_size < 0:
-        raise ValueError(f"objective.teacher_size must be at least 0, got {settings.teacher_size}.")
     for name in ("guide_margin", "guide_margin_strategy"):
         if not settings.guide and (value := getattr(settings, name)) != getattr(TeacherSettings, name):
             raise ValueError(f"objective.{name} is {value}, but objective.guide names no model; name one.")
@@ -150,6 +149,5 @@ def taught(loss: Callable[..., Loss], projection: Params | None) -> VectorLoss:
 
 def teacher_vectors(batch: Batch) -> jax.Array:
     """The other model's vectors float32 [N, C, D] of the texts of a batch; N and C as in `examples`."""
-    tuples = batch["tuples"]  # [B, G, C]
-    chosen = jax.vmap(lambda x, index: x[index])(batch[VECTORS], tuples)
+    chosen = take_from_rows(batch[VECTORS], batch["tuples"])  # [B, G, C, D]
     return chosen.reshape(-1, *chosen.shape[2:])

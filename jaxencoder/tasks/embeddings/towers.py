@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from jaxencoder.model.sentence import QUERY_TOWER
 from jaxencoder.objectives.objective import Batch, Params
-from jaxencoder.tasks.embeddings.compared_texts import is_anchor
+from jaxencoder.tasks.embeddings.examples import is_anchor
 from jaxencoder.tasks.task import Network
 
 Towers = Literal["shared", "separate"]

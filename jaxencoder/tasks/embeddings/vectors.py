@@ -100,18 +100,6 @@ def by_blocks(function: Callable[..., jax.Array], *rows: jax.Array) -> jax.Array
     return results.T.reshape(-1)[:count]
 
 
-def finds_positive(scores: jax.Array, example: jax.Array) -> jax.Array:
-    """Whether a query's positive has the highest score of all, without ties: bool [n].
-
-    Args:
-        scores: float [n, N, C - 1] of queries with texts of examples, the first of each its positive; -inf for none.
-        example: int [n], the number of each query's own example.
-    """
-    is_own = (jnp.arange(scores.shape[1]) == example[:, None])[..., None] & (jnp.arange(scores.shape[2]) == 0)
-    positive = jnp.where(is_own, scores, -jnp.inf).max((1, 2))
-    return positive > jnp.where(is_own, -jnp.inf, scores).max((1, 2))
-
-
 def masked_log_softmax(scores: jax.Array, mask: jax.Array) -> jax.Array:
     """log softmax over the last axis among the entries of `mask`; 0 in the others, also if a row has no entry."""
     scores = jnp.where(mask, scores, -jnp.inf)

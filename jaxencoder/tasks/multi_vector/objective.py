@@ -1,8 +1,7 @@
 """Multi-vector embeddings on packed rows: the vectors of a query's tokens are compared with those of documents.
 
 Khattab and Zaharia 2020 (ColBERT), arXiv:2004.12832; distillation: Santhanam et al. 2022 (ColBERTv2),
-arXiv:2112.01488. The documents of a query are those of the batch of all devices. With `parts`, rows are encoded a part
-of the batch at a time, see `in_parts`.
+arXiv:2112.01488.
 """
 
 import dataclasses
@@ -25,15 +24,16 @@ from jaxencoder.model.multi_vector import (
 )
 from jaxencoder.model.sentence import Dense
 from jaxencoder.objectives.objective import Batch, Metrics, Objective, Params, Vocabulary, encode, mean
-from jaxencoder.tasks.embeddings.compared_texts import teacher_scores, text_mask
-from jaxencoder.tasks.embeddings.distillation import check_temperatures, margin_mse, score_distillation
-from jaxencoder.tasks.embeddings.duplicates import compared_texts, text_numbers
+from jaxencoder.tasks.embeddings.accuracy import score_accuracy
+from jaxencoder.tasks.embeddings.batch_objective import BatchObjective, check_label_field
+from jaxencoder.tasks.embeddings.distillation import margin_mse, score_distillation
+from jaxencoder.tasks.embeddings.duplicates import candidate_texts
+from jaxencoder.tasks.embeddings.examples import take_from_rows, teacher_scores, text_mask
 from jaxencoder.tasks.embeddings.parts import in_parts
 from jaxencoder.tasks.embeddings.prompts import prompt_counter
 from jaxencoder.tasks.embeddings.ranking import score_ranking
-from jaxencoder.tasks.embeddings.vectors import Loss, finds_positive, masked_sum
 from jaxencoder.tasks.multi_vector.token_vectors import with_hidden_tokens
-from jaxencoder.tasks.task import Network, TaskObjective, TrainingLabels
+from jaxencoder.tasks.task import Network, TrainingLabels
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
 MultiVectorLoss = Literal["ranking", "margin_mse", "kl"]
@@ -55,7 +55,7 @@ class Texts(NamedTuple):
 
 
 @dataclass(frozen=True)
-class MultiVectors(TaskObjective):
+class MultiVectors(BatchObjective):
     """Settings of the training of multi-vector embeddings; ValueError if one lies outside its range.
 
     A model that gives a vector for each token, named by init_from, keeps its own settings but those of the loss.
@@ -85,33 +85,13 @@ class MultiVectors(TaskObjective):
     """Divide similarities by the number of the query's vectors."""
     scale: float = 1.0
     """Factor of similarities in ranking, the inverse of a temperature."""
-    mask_duplicates: bool = True
-    """Leave the anchors and positives of examples that have an anchor or a positive in common, which are equal texts,
-    out of each other's negatives in ranking. False: they are negatives, as in sentence-transformers."""
-    student_temperature: float = 1.0
-    """Divides the similarities of kl."""
-    teacher_temperature: float = 1.0
-    """Divides the teacher's scores of kl."""
-    parts: int = 1
-    """Parts of a batch that are encoded one after another. More parts take less memory and give the same loss."""
 
     def __post_init__(self) -> None:
-        least = {"parts": 1, "dimensions": 0, "query_length": 3, "document_length": 3}
-        for name, value in least.items():
-            if getattr(self, name) < value:
-                raise ValueError(f"objective.{name} must be at least {value}, got {getattr(self, name)}.")
+        super().__post_init__()
+        self.check_at_least({"dimensions": 0, "query_length": 3, "document_length": 3})
         self.check_used([self.loss], _USED_BY)
         if not 0 < self.scale < np.inf:
             raise ValueError(f"objective.scale must be a positive number, got {self.scale}.")
-        check_temperatures(self.student_temperature, self.teacher_temperature)
-
-    @property
-    def batch_multiple(self) -> int:
-        return self.parts
-
-    @property
-    def compares_examples(self) -> bool:
-        return True
 
     def multi_vector(self, encoder: EncoderConfig) -> MultiVectorConfig:
         """How a model that is trained with this objective gives vectors."""
@@ -192,18 +172,15 @@ class MultiVectors(TaskObjective):
             names = ("student_temperature", "teacher_temperature") if self.loss == "kl" else ()
             loss = score_distillation if self.loss == "kl" else margin_mse
             value = loss(scores, mask, teacher, **{name: getattr(self, name) for name in names})
-            return {"loss": value, "accuracy": _accuracy(scores[:, None], mask, jnp.zeros(len(mask), jnp.int32))}
+            # The accuracy of a query among its own documents, as of the only example there.
+            return {"loss": value, "accuracy": score_accuracy(scores[:, None], mask, jnp.zeros(len(mask), jnp.int32))}
         flat = (x.reshape(-1, *x.shape[2:]) for x in documents)
         scores = max_similarities(*queries, *flat, mean=self.mean).reshape(len(mask), *documents.mask.shape[:2])
-        texts = text_numbers(batch) if self.mask_duplicates else mask
+        texts = self.texts(batch)
         value = score_ranking(scores, texts, scale=self.scale)
-        compared = compared_texts(texts, texts, jnp.eye(len(mask), dtype=bool))
-        candidates = jnp.where(compared[..., 1:], scores, -jnp.inf)
-        return {"loss": value, "accuracy": _accuracy(candidates, mask, jnp.arange(len(mask)))}
-
-    @property
-    def label_array(self) -> tuple[tuple[int, ...], type]:
-        return (), np.float32
+        candidates = candidate_texts(texts, texts, jnp.eye(len(mask), dtype=bool))
+        scores = jnp.where(candidates[..., 1:], scores, -jnp.inf)
+        return {"loss": value, "accuracy": score_accuracy(scores, mask, jnp.arange(len(mask)))}
 
     def started_from_tokens(self, model: MultiVectorConfig | None) -> Self:
         """The objective with the settings of a model that gives a vector for each token, where training starts."""
@@ -234,11 +211,7 @@ class MultiVectors(TaskObjective):
         )
 
     def with_labels(self, labels: TrainingLabels) -> Self:
-        if self.loss in _TAUGHT and not labels.field:
-            raise ValueError(f"objective.loss is {self.loss}, which needs a teacher's scores; name data.label_field.")
-        if self.loss not in _TAUGHT and labels.field:
-            problem = f"objective.loss is {self.loss}, which takes all pairs as similar, whatever their scores"
-            raise ValueError(f"{problem}; leave out data.label_field, {labels.field}, or set another loss.")
+        check_label_field(self.loss, labels.field, "a teacher's scores" if self.loss in _TAUGHT else "")
         return self
 
 
@@ -258,15 +231,10 @@ def texts_of(
     is_token = (jnp.arange(length) < count[..., None]) & (segments[..., None] >= 0)
     positions = jnp.where(is_token, positions, 0)
     if skipped:
-        ids = jax.vmap(lambda row, index: row[index])(batch["token_ids"], positions)
+        ids = take_from_rows(batch["token_ids"], positions)
         is_token &= ~jnp.isin(ids, jnp.array(skipped))
-    chosen = jax.vmap(lambda row, index: row[index])(vectors, positions)  # [B, G, C, L, D]
+    chosen = take_from_rows(vectors, positions)  # [B, G, C, L, D]
     return Texts(chosen.reshape(-1, *chosen.shape[2:]), is_token.reshape(-1, *is_token.shape[2:]))
-
-
-def _accuracy(scores: jax.Array, mask: jax.Array, example: jax.Array) -> Loss:
-    """How many queries find their positive first, see `finds_positive`, and the number of queries."""
-    return masked_sum(finds_positive(scores, example).astype(jnp.float32), mask[:, 0] & mask[:, 1])
 
 
 def _is_shape(x: object) -> bool:

@@ -35,8 +35,7 @@ class QuestionAnswering(TaskObjective):
 
     def __post_init__(self) -> None:
         check_dropout(self.dropout)
-        if self.max_answer_length < 1:
-            raise ValueError(f"objective.max_answer_length must be at least 1, got {self.max_answer_length}.")
+        self.check_at_least({"max_answer_length": 1})
 
     def network(self, encoder: EncoderConfig, compute: ComputeConfig) -> Network:
         """Scores are [B, T, 2] float32, of an answer's first and last token."""

@@ -22,6 +22,8 @@ from jaxencoder.model.encoder import Encoder, init_params
 from jaxencoder.model.heads import Head, HeadConfig, apply_heads, first_tokens
 from jaxencoder.model.sentence import ACTIVATIONS
 from jaxencoder.objectives.objective import Batch, Metrics, Params, encode
+from jaxencoder.tasks.embeddings.batch_objective import check_label_field
+from jaxencoder.tasks.embeddings.examples import take_from_rows, text_labels, text_mask
 from jaxencoder.tasks.embeddings.vectors import Loss, check_choice, masked_sum
 from jaxencoder.tasks.reranking import listwise, pointwise
 from jaxencoder.tasks.reranking.listwise import Order, Weighting
@@ -171,8 +173,8 @@ class Reranking(TaskObjective):
         if labels.texts == 1 and self.loss not in _OF_DOCUMENTS:
             problem = f"objective.loss is {self.loss}, which compares documents of a query, but each record has one"
             raise ValueError(f"{problem}; put all of a query into one record, or set objective.loss to bce or mse.")
-        if self.loss in ("mse", "margin_mse") and not labels.field:
-            raise ValueError(f"objective.loss is {self.loss}, which needs a teacher's scores; name data.label_field.")
+        if self.loss in ("mse", "margin_mse"):
+            check_label_field(self.loss, labels.field, "a teacher's scores")
         return self
 
 
@@ -189,11 +191,8 @@ def lists(scores: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array, jax.Ar
 
     `scores` [B, E] are those of each row's documents, and N is B times the most lists of a row: some are empty.
     """
-    index = batch["tuples"]  # [B, G, K]
-    mask = index >= 0
-    values, labels = (jax.vmap(lambda row, i: row[i])(x, index) for x in (scores, batch["labels"]))
-    shape = -1, index.shape[-1]
-    return values.reshape(shape), jnp.where(mask, labels, jnp.nan).reshape(shape), mask.reshape(shape)
+    values = take_from_rows(scores, batch["tuples"])  # [B, G, K]
+    return values.reshape(-1, values.shape[-1]), text_labels(batch), text_mask(batch)
 
 
 def accuracy(scores: jax.Array, labels: jax.Array, mask: jax.Array) -> Loss:

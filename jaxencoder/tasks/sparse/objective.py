@@ -26,7 +26,8 @@ from jaxencoder.model.sparse import (
     sparse_vectors,
 )
 from jaxencoder.objectives.objective import Batch, Metrics, Objective, Params, Vocabulary, encode, mean, terms
-from jaxencoder.tasks.embeddings.compared_texts import is_anchor, ranking_accuracy
+from jaxencoder.tasks.embeddings.accuracy import ranking_accuracy
+from jaxencoder.tasks.embeddings.examples import is_anchor
 from jaxencoder.tasks.embeddings.losses import LOSSES, OF_VECTORS
 from jaxencoder.tasks.embeddings.parts import in_parts
 from jaxencoder.tasks.embeddings.prompted_texts import PromptedTexts

@@ -19,7 +19,7 @@ def test_related_texts() -> None:
     """Of all examples at once or of some; a pair that is not complete relates nothing."""
     expected = np.array([[[text in group for text in row] for row in TEXTS] for group in RELATED])
     assert (related_texts(TEXTS, TEXTS) == expected).all()
-    assert (related_texts(TEXTS[3:], TEXTS) == expected[3:]).all()
+    assert (related_texts(TEXTS, TEXTS[3:]) == expected[3:]).all()
     texts = np.where(TEXTS == 3, -1, TEXTS)
     assert related_texts(texts, texts)[0].tolist() == np.isin(texts, [0, 1, 4]).tolist()
 

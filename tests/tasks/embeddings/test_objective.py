@@ -14,7 +14,7 @@ from jaxencoder.config import DataConfig, Embeddings, RunConfig, TrainingConfig
 from jaxencoder.model.encoder import Encoder
 from jaxencoder.model.sentence import Dense, SentenceConfig
 from jaxencoder.objectives.objective import encode, mean
-from jaxencoder.tasks.embeddings.compared_texts import examples, ranking_accuracy
+from jaxencoder.tasks.embeddings.examples import examples
 from jaxencoder.tasks.embeddings.ranking import multiple_negatives_ranking
 from jaxencoder.tasks.task import TrainingLabels
 from jaxencoder.training.step import init_state, train_step
@@ -187,16 +187,6 @@ def test_where_the_texts_stand_changes_nothing() -> None:
             single["tuples"][number, 0, column] = column
             start = span.stop
     assert_close(*(loss_and_gradients(objective, params, batch) for batch in (single, packed)))
-
-
-def test_accuracy() -> None:
-    """Ties with another text count as errors; examples without a positive do not count."""
-    vectors = np.zeros((4, 3, 2), np.float32)
-    vectors[:2, :2] = [[[1, 0], [1, 0]], [[0, 1], [1, 1]]]
-    vectors[2, :2] = [[1, 1], [1, 1]]  # as similar as the positive of the second example
-    mask = np.array([[1, 1, 0], [1, 1, 0], [1, 1, 0], [1, 0, 0]], bool)
-    hits, count = ranking_accuracy(vectors, mask, "cosine")
-    assert (float(hits), float(count)) == (1, 3)
 
 
 def test_examples() -> None:

@@ -10,7 +10,7 @@ import jaxencoder
 from jaxencoder.config import ComputeConfig, DataConfig, Embeddings, EncoderConfig, RunConfig, TokenizerConfig
 from jaxencoder.evaluation.evaluate import evaluate
 from jaxencoder.inference.predict import predict
-from jaxencoder.tasks.embeddings.compared_texts import examples
+from jaxencoder.tasks.embeddings.examples import examples
 from jaxencoder.tasks.embeddings.predict import ranking_metrics, text_vectors
 from jaxencoder.training.setup import set_up
 from tests.tasks.conftest import Trained, run_on_records, untrained, write_records
