@@ -47,12 +47,13 @@ def test_two_towers(monkeypatch, tmp_path) -> None:
 
     def embed(model, texts, options):
         seen.add((tuple(sorted(texts)), options.role, options.prompt))
-        return np.ones((len(texts), 2), np.float32)
+        angles = np.radians(np.array(texts, np.float32))
+        return np.stack([np.cos(angles), np.sin(angles)], 1)
 
     monkeypatch.setattr(vectors, "embed", embed)
     model: Any = SimpleNamespace(sentence=SentenceConfig(prompts=(("query", "q: "),), default_role="document"))
     source = write(tmp_path / "a.jsonl", RECORDS[:1])
-    evaluate_triplets(model, [source])
+    assert evaluate_triplets(model, [source])["accuracy"] == 1
     evaluate_triplets(model, [source], options=EmbedOptions(prompt="a: "))
     anchors, others = (("0",), "query"), (("10", "50"), "document")
     assert seen == {(*anchors, "query"), (*others, ""), (*anchors, "a: "), (*others, "a: ")}

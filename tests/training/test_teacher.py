@@ -141,12 +141,16 @@ def test_another_teacher_is_noticed(teacher) -> None:
     assert len({module._identity(x) for x in (model, *others)}) == 4
 
 
-def test_a_stopped_run_goes_on(home, teacher, tmp_path) -> None:
-    """With a projection to the teacher's size, which the model that is used later lacks."""
+def test_a_stopped_run_goes_on(home, teacher, monkeypatch, tmp_path) -> None:
+    """With the same teacher, and a projection to its size, which the model that is used later lacks."""
     settings = config(home, teacher, str(home / "single.jsonl"), fraction=0.0)
     train(settings, tmp_path / "run")
     shutil.copytree(tmp_path / "run", tmp_path / "stopped")
     shutil.rmtree(tmp_path / "stopped" / "checkpoints" / "4")
+    other = dataclasses.replace(load(teacher), sentence=SentenceConfig(pooling=("cls",)))
+    with monkeypatch.context() as changed, pytest.raises(ValueError, match="are not those that .* because the data"):
+        changed.setattr(module, "load", lambda name, dtype: other)
+        train(settings, tmp_path / "stopped")
     train(settings, tmp_path / "stopped")
     assert losses(tmp_path / "stopped")[-2:] == losses(tmp_path / "run")[-2:]
     assert saved_config(tmp_path / "run").objective.teacher_size == 32

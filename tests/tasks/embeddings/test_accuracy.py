@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from jaxencoder.tasks.embeddings import vectors as vectors_module
 from jaxencoder.tasks.embeddings.accuracy import finds_positive, ranking_accuracy
 
 MISSING = -np.inf
@@ -32,3 +33,30 @@ def test_accuracy() -> None:
     mask = np.array([[1, 1, 0], [1, 1, 0], [1, 1, 0], [1, 0, 0]], bool)
     hits, count = ranking_accuracy(vectors, mask, "cosine")
     assert (float(hits), float(count)) == (1, 3)
+
+
+@pytest.mark.parametrize("has_numbers", [False, True])
+def test_accuracy_written_out(has_numbers: bool, monkeypatch) -> None:
+    """Each anchor finds its own positive, among the negatives too; in blocks, and without related texts."""
+    monkeypatch.setattr(vectors_module, "_BLOCK", 4)
+    random = np.random.default_rng(0)
+    vectors = random.standard_normal((11, 3, 8)).astype(np.float32)
+    vectors[:, 1] += 1.5 * vectors[:, 0]
+    texts = np.arange(33).reshape(11, 3)
+    texts[7:9, 1] = texts[3, 1]  # two more examples with the positive of another one
+    vectors[7:9, 1] = vectors[3, 1]
+    texts = np.where(random.random((11, 3)) < 0.1, -1, texts)
+    expected = [0, 0]
+    for i, (anchor, positive, _) in enumerate(texts):
+        if anchor < 0 or positive < 0:
+            continue
+        others = texts[:, 1:] >= 0
+        others[i, 0] = False
+        if has_numbers:
+            related = {x for row in texts if row[:2].min() >= 0 and {*row[:2]} & {anchor, positive} for x in row[:2]}
+            others &= ~np.isin(texts[:, 1:], list(related))
+        scores = vectors[:, 1:] @ vectors[i, 0]
+        expected[0] += scores[i, 0] > scores[others].max()
+        expected[1] += 1
+    hits, count = ranking_accuracy(vectors, texts if has_numbers else texts >= 0, "dot")
+    assert [float(hits), float(count)] == expected and 1 < expected[0] < expected[1]
