@@ -67,8 +67,7 @@ def evaluate_triplets(
 
 def _vectors(model: OpenedModel, triplets: Sequence[tuple[str, str, str]], options: EmbedOptions) -> tuple[Any, ...]:
     """The vectors of anchors, positives and negatives, [N, D] each."""
-    sentence = model.sentence
-    if sentence.default_role is None and (sentence.sparse is None or sentence.sparse.queries == "encoder"):
+    if not model.sentence.embeds_queries_apart:
         vectors = text_vectors(model, [text for triplet in triplets for text in triplet], options)
         return tuple(vectors[column::3] for column in range(3))
     as_query, as_document = search_options(model, options, options.prompt)

@@ -34,6 +34,7 @@ class _Texts:
         self.positions: dict[str, int] = {}
 
     def add(self, text: str) -> int:
+        """The position of a text among all."""
         return self.positions.setdefault(text, len(self.positions))
 
 
@@ -88,6 +89,7 @@ def _fields(data: MiningData) -> tuple[str, str]:
 
 
 def _pairs(data: MiningData, fields: tuple[str, str]) -> Iterator[tuple[str, str]]:
+    """The queries of all sources with their positives, from records or relevance judgments."""
     for source in data.sources:
         if is_beir(source):
             yield from _judged_pairs(Path(source), data.split)
@@ -116,6 +118,7 @@ def _same_ids(folder: Path, split: str) -> Iterator[tuple[str, str]]:
 
 
 def _corpus(data: MiningData) -> Iterator[str]:
+    """The texts to search, apart from positives of records."""
     for source in (*filter(is_beir, data.sources), *data.corpus):
         if is_beir(source):
             yield from (record["text"] for record in read_corpus(Path(source)))

@@ -90,6 +90,7 @@ def mine(
 def _searched(
     model: OpenedModel, pairs: Pairs, options: EmbedOptions, query_prompt: str | None, folder: Path
 ) -> Searched:
+    """The queries and documents as vectors, which `folder` keeps."""
     digest = model_digest(model)
     query_options, document_options = search_options(model, options, query_prompt)
     queries = text_vectors(model, digest, pairs.queries, query_options, folder)
@@ -101,6 +102,7 @@ def _searched(
 
 
 def _rescorer(model: OpenedModel, pairs: Pairs, batch_tokens: int | None, folder: Path) -> Rescore:
+    """The scores of a cross-encoder, which `folder` keeps; ValueError for a model of another kind."""
     check_cross_encoder(model)
     digest = model_digest(model)
 
@@ -132,5 +134,6 @@ def _records(
 
 
 def _pairs_of_scores(scores: list[float]) -> np.ndarray:
+    """The score of each negative of a record beside that of its positive, [n, 2], from the positive's and theirs."""
     positive, *negatives = scores
     return np.stack([np.array(negatives), np.full(len(negatives), positive)], axis=1)

@@ -63,8 +63,8 @@ def mine_negatives(searched: Searched, config: MiningConfig, counts: Counter[str
     The names of counts are those of the settings. Memory holds one block of queries, with its best candidates.
     """
     queries = range(len(searched.queries))
-    most = max(map(len, searched.positives))
-    candidates = config.candidates(most, searched.rescore is not None)
+    most_positives = max(map(len, searched.positives))
+    candidates = config.candidates(most_positives, searched.rescore is not None)
     depth = min(candidates + max(len(searched.barred(query)) for query in queries), len(searched.documents))
     for start in range(0, len(queries), _QUERIES):
         block = queries[start : start + _QUERIES]
@@ -74,6 +74,7 @@ def mine_negatives(searched: Searched, config: MiningConfig, counts: Counter[str
 def _block(
     searched: Searched, queries: range, depth: int, candidates: int, config: MiningConfig, counts: Counter[str]
 ) -> Iterator[Negatives]:
+    """The negatives of a block of queries, among the `depth` nearest documents of each."""
     vectors = searched.queries.take(np.array(queries))
     nearest = _nearest(searched, vectors, depth)
     documents = []  # of each query: its positives, then its candidates
@@ -122,24 +123,24 @@ def _choose(
     pool: _Pool, candidates: int, config: MiningConfig, random: np.random.Generator, counts: Counter[str]
 ) -> Negatives:
     """The negatives of one query among its candidates."""
-    least = pool.positive_scores.min()
-    # What is left out, in order: by the name of the setting.
+    lowest_positive = pool.positive_scores.min()
+    # What each setting leaves out, in this order.
     limits: dict[str, Callable[[float], np.ndarray]] = {
         "drop_near_duplicates": lambda _: pool.closeness >= config.near_duplicate,
-        "absolute_margin": lambda margin: pool.scores + np.float32(margin) > least,
-        "relative_margin": lambda margin: pool.scores > least - abs(least) * np.float32(margin),
+        "absolute_margin": lambda margin: pool.scores + np.float32(margin) > lowest_positive,
+        "relative_margin": lambda margin: pool.scores > lowest_positive - abs(lowest_positive) * np.float32(margin),
         "max_score": lambda limit: pool.scores > np.float32(limit),
         "min_score": lambda limit: pool.scores < np.float32(limit),
     }
-    is_left = np.ones(len(pool.documents), bool)
+    is_kept = np.ones(len(pool.documents), bool)
     for name, is_out in limits.items():
         setting = getattr(config, name)
         if setting is None or setting is False:
             continue
-        left_out = is_left & is_out(setting)
+        left_out = is_kept & is_out(setting)
         counts[name] += int(left_out.sum())
-        is_left &= ~left_out
-    order = np.flatnonzero(is_left)
+        is_kept &= ~left_out
+    order = np.flatnonzero(is_kept)
     order = order[np.argsort(-pool.scores[order], kind="stable")][config.range_min : candidates]
     if config.sampling == "random" and len(order) > config.num_negatives:
         order = order[np.sort(random.choice(len(order), config.num_negatives, replace=False))]

@@ -144,6 +144,11 @@ class SentenceConfig:
             size = getattr(module, "outputs", size)
         return size
 
+    @property
+    def embeds_queries_apart(self) -> bool:
+        """Whether a query gets another vector than a document of the same text: by a tower or a table of its own."""
+        return self.default_role is not None or (self.sparse is not None and self.sparse.queries == "table")
+
     def prompt(self, name_or_text: str | None) -> str:
         """The text to put before every text; see `prompt_text`."""
         return prompt_text(dict(self.prompts), self.default_prompt, name_or_text)

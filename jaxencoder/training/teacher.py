@@ -69,8 +69,8 @@ class StoreWithVectors(Store):
         return rows | {VECTORS: vectors}
 
 
-class _Texts:
-    """Different texts that a model embeds in one way, by their order.
+class _EmbeddedTexts:
+    """Different texts that a model embeds with the same options, by their order.
 
     Only digests of them are kept. `embed` gets them chunk by chunk.
     """
@@ -101,6 +101,7 @@ class _Texts:
         return self._parts
 
     def _embed_chunk(self) -> None:
+        """Embed the texts that have no vectors yet."""
         self._parts.append(self._embed(self._chunk))
         self._chunk = []
 
@@ -134,14 +135,14 @@ def with_vectors(
     splits: list[tuple[DataConfig, Split, Stores]] = [(phase.data, "train", stores) for phase, stores in phases]
     splits.append((config.data, "validation", validation))
     with entry_lock(folder, digest), tqdm(unit=" texts", desc="Embedding", disable=None) as bar:
-        sets = [_Texts(partial(embed, options)) for options in _ways(model)]
-        positions = _positions(config.schema, splits, *sets)
-        vectors = Vectors([part for texts in sets for part in texts.parts()])
+        text_sets = [_EmbeddedTexts(partial(embed, options)) for options in _embed_options(model)]
+        positions = _positions(config.schema, splits, *text_sets)
+        vectors = Vectors([part for texts in text_sets for part in texts.parts()])
     config = dataclasses.replace(config, objective=objective.with_vector_size(vectors.size))
-    # Those of other texts follow those of anchors.
-    places = {path: np.where(x < 0, len(sets[0]) + ~x, x) for path, x in positions.items()}
-    identity, every = _identity(model), dict.fromkeys(store for _, _, split in splits for store in split)
-    stores = {store: StoreWithVectors(store, vectors, places[store.path], identity) for store in every}
+    # The vectors of other texts follow those of anchors.
+    positions = {path: np.where(x < 0, len(text_sets[0]) + ~x, x) for path, x in positions.items()}
+    identity, unique_stores = _identity(model), {store for _, _, split in splits for store in split}
+    stores = {x: StoreWithVectors(x, vectors, positions[x.path], identity) for x in unique_stores}
     *taught, held_out = (tuple(stores[store] for store in split) for split in (*train, validation))
     return config, tuple(taught), held_out
 
@@ -162,8 +163,8 @@ def _named_errors(problem: str) -> Iterator[None]:
         raise (FileNotFoundError if isinstance(error, OSError) else ValueError)(f"{problem}: {error}") from None
 
 
-def _ways(model: OpenedModel) -> list[EmbedOptions]:
-    """How a model embeds anchors and other texts: one way if it treats queries and documents alike.
+def _embed_options(model: OpenedModel) -> list[EmbedOptions]:
+    """The options for anchors and for other texts; one for all if the model treats queries and documents alike.
 
     As in the training itself, their prompt is the stored one of their role, or else the default one.
     """
@@ -177,8 +178,8 @@ def _ways(model: OpenedModel) -> list[EmbedOptions]:
 def _positions(
     schema: Schema,
     splits: Iterable[tuple[DataConfig, Split, Stores]],
-    anchors: _Texts,
-    documents: _Texts | None = None,
+    anchors: _EmbeddedTexts,
+    documents: _EmbeddedTexts | None = None,
 ) -> dict[str, np.ndarray]:
     """The texts of each store, by its path, as their positions int [texts] among `anchors`.
 

@@ -121,8 +121,7 @@ def evaluate_embeddings(model: TaskModel, source: str | None = None) -> Evaluati
     vectors, gold = text_vectors(model, list(rows)), np.array(scores)
     sentence, has_prompts = objective.sentence, isinstance(objective, ComparedTexts) and any(objective.prompts)
     similarity, anchors = sentence.similarity, vectors
-    has_table = sentence.sparse is not None and sentence.sparse.queries == "table"
-    if has_prompts or has_table or sentence.default_role is not None:
+    if has_prompts or sentence.embeds_queries_apart:
         anchors = text_vectors(model, list(rows), is_query=True)
     has_score = ~np.isnan(gold)
     if not has_score.any():

@@ -133,6 +133,7 @@ def with_teacher_projection(
 
 
 def _layer(inputs: int, outputs: int) -> Dense:
+    """The projection from the student's vectors to the teacher's."""
     return Dense(inputs, outputs, activation="identity")
 
 

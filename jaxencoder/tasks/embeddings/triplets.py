@@ -53,6 +53,7 @@ class _Batch(NamedTuple):
 
 
 def _batch(vectors: jax.Array, mask: jax.Array, labels: jax.Array, distance: Similarity) -> _Batch:
+    """The distances of the texts in column 0 of `vectors` [N, C, D], by their labels [N]."""
     texts = zero_absent(vectors[:, 0], mask[:, 0])
     distances = to_distances(distance, similarities(distance, texts, texts))
     is_text = mask[:, 0] & (labels >= 0)

@@ -32,6 +32,7 @@ from jaxencoder.tasks.embeddings.examples import take_from_rows, teacher_scores,
 from jaxencoder.tasks.embeddings.parts import in_parts
 from jaxencoder.tasks.embeddings.prompts import prompt_counter
 from jaxencoder.tasks.embeddings.ranking import score_ranking
+from jaxencoder.tasks.embeddings.vectors import Loss
 from jaxencoder.tasks.multi_vector.token_vectors import with_hidden_tokens
 from jaxencoder.tasks.task import Network, TrainingLabels
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
@@ -48,7 +49,7 @@ _USED_BY = {
 
 
 class Texts(NamedTuple):
-    """Texts of the examples of a batch by the vectors of their tokens."""
+    """Texts as the vectors of their tokens."""
 
     vectors: jax.Array  # float32 [..., L, D]
     mask: jax.Array  # bool [..., L], False where there is no vector
@@ -127,9 +128,8 @@ class MultiVectors(BatchObjective):
         with_counts = prompt_counter(cast(Tokenizer, vocabulary), [prompts], True) if any(prompts) else None
 
         def loss(params: Params, batch: Batch, key: jax.Array, train: bool) -> tuple[jax.Array, Metrics]:
-            metrics = self._metrics(
-                vectors(params, batch, key, train), batch if with_counts is None else with_counts(batch), skipped
-            )
+            compared = batch if with_counts is None else with_counts(batch)
+            metrics = self._metrics(vectors(params, batch, key, train), compared, skipped)
             return mean(metrics), metrics
 
         return Objective(init, loss, vectors)
@@ -168,11 +168,8 @@ class MultiVectors(BatchObjective):
         documents = texts_of(vectors, batch, batch["tuples"][..., 1:], document_length, skipped)
         if self.loss in _TAUGHT:
             scores = pair_max_similarities(*queries, *documents, mean=self.mean)  # [N, C - 1]
-            teacher = teacher_scores(batch)
-            names = ("student_temperature", "teacher_temperature") if self.loss == "kl" else ()
-            loss = score_distillation if self.loss == "kl" else margin_mse
-            value = loss(scores, mask, teacher, **{name: getattr(self, name) for name in names})
-            # The accuracy of a query among its own documents, as of the only example there.
+            value = self._distillation(scores, mask, teacher_scores(batch))
+            # A query is compared with the documents of a single example, its own.
             return {"loss": value, "accuracy": score_accuracy(scores[:, None], mask, jnp.zeros(len(mask), jnp.int32))}
         flat = (x.reshape(-1, *x.shape[2:]) for x in documents)
         scores = max_similarities(*queries, *flat, mean=self.mean).reshape(len(mask), *documents.mask.shape[:2])
@@ -181,6 +178,16 @@ class MultiVectors(BatchObjective):
         candidates = candidate_texts(texts, texts, jnp.eye(len(mask), dtype=bool))
         scores = jnp.where(candidates[..., 1:], scores, -jnp.inf)
         return {"loss": value, "accuracy": score_accuracy(scores, mask, jnp.arange(len(mask)))}
+
+    def _distillation(self, scores: jax.Array, mask: jax.Array, teacher: jax.Array) -> Loss:
+        """The loss by a teacher's scores [N, C - 1], of `scores` of the same texts and `mask` [N, C]."""
+        if self.loss == "margin_mse":
+            return margin_mse(scores, mask, teacher)
+        temperatures = {
+            "student_temperature": self.student_temperature,
+            "teacher_temperature": self.teacher_temperature,
+        }
+        return score_distillation(scores, mask, teacher, **temperatures)
 
     def started_from_tokens(self, model: MultiVectorConfig | None) -> Self:
         """The objective with the settings of a model that gives a vector for each token, where training starts."""
@@ -218,7 +225,7 @@ class MultiVectors(BatchObjective):
 def texts_of(
     vectors: jax.Array, batch: Batch, segments: jax.Array, length: int, skipped: tuple[int, ...] = ()
 ) -> Texts:
-    """The texts [N, C] of a batch by the vectors of their first `length` tokens.
+    """The texts [N, C] of a batch, each as the vectors of its first `length` tokens: `Texts` [N, C, L, D].
 
     Args:
         vectors: [B, T, D] of all tokens.
@@ -238,4 +245,5 @@ def texts_of(
 
 
 def _is_shape(x: object) -> bool:
+    """Whether a part of a tree of shapes is one of them."""
     return isinstance(x, tuple)

@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 
 _REGULARIZERS = {"flops": flops, "l1": l1}
 _POWERS = {"linear": 1, "quadratic": 2}
+_OF_MODEL = ("pooling", "saturation", "queries")  # settings that the model keeps, as names of SparseConfig
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class SparseEmbeddings(PromptedTexts):
     regularizer_schedule: Literal["quadratic", "linear"] = "quadratic"
     """How they grow."""
 
-    from_data: ClassVar[tuple[str, ...]] = (*PromptedTexts.from_data, "pooling", "saturation", "queries")
+    from_data: ClassVar[tuple[str, ...]] = (*PromptedTexts.from_data, *_OF_MODEL)
 
     def __post_init__(self) -> None:
         for loss in self.all_losses:
@@ -134,7 +135,6 @@ class SparseEmbeddings(PromptedTexts):
         which have their final values in evaluations.
         """
         vectors, mask, labels = self.examples(scores, batch)
-        # Column 0 is the anchors.
         queries, documents = (vectors[:, :1], mask[:, :1]), (vectors[:, 1:], mask[:, 1:])
         regularizer = _REGULARIZERS[self.regularizer]
         metrics = {
@@ -165,17 +165,16 @@ class SparseEmbeddings(PromptedTexts):
         prompted = dataclasses.replace(self, **self.prompts_from(sentence))
         if sentence.sparse is None:  # a dense one was trained for something else
             return prompted
-        names = ("pooling", "saturation", "queries")
-        kept = SparseConfig(**{name: getattr(sentence.sparse, name) for name in names})
+        kept = SparseConfig(**{name: getattr(sentence.sparse, name) for name in _OF_MODEL})
         pairs = zip(dataclasses.asdict(kept).items(), dataclasses.asdict(sentence.sparse).values(), strict=True)
         if dropped := [name for (name, value), initial in pairs if value != initial]:
             log.warning("init_from has its own %s, which the run does not keep.", " and ".join(dropped))
-        choices = {name: getattr(self, name) or getattr(kept, name) for name in names}
+        choices = {name: getattr(self, name) or getattr(kept, name) for name in _OF_MODEL}
         return dataclasses.replace(prompted, similarity=self.similarity or sentence.similarity, **choices)
 
     def with_labels(self, labels: TrainingLabels) -> Self:
-        names = ("pooling", "saturation", "queries")
-        return dataclasses.replace(super().with_labels(labels), **{name: getattr(self.sparse, name) for name in names})
+        settings = {name: getattr(self.sparse, name) for name in _OF_MODEL}
+        return dataclasses.replace(super().with_labels(labels), **settings)
 
     def flops(self, encoder: EncoderConfig, row_length: int) -> float:
         return training_flops(encoder, row_length, 1.0)

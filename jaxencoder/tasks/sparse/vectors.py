@@ -73,6 +73,6 @@ def _by_table(model: TaskModel, config: SparseConfig, texts: Sequence[str], prom
 def _row_vectors(
     encoder: EncoderConfig, compute: ComputeConfig, config: SparseConfig, params: Params, rows: Batch
 ) -> jax.Array:
-    """The vector of each text of each packed row, [B, E, V]."""
+    """The vector of each text of each packed row, float32 [B, E, V]."""
     hidden, segment_ids = encoder_output(encoder, compute, params, rows), rows["segment_ids"]
     return sparse_vectors(config, encoder, params, hidden, segment_ids, max_texts_per_row(segment_ids.shape[1]))
