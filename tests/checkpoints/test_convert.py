@@ -1,5 +1,6 @@
 """Folders converted there and back, and trained on."""
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from jaxencoder.checkpoints.convert import convert
 from jaxencoder.checkpoints.initial import initial_params, open_initial_model
 from jaxencoder.checkpoints.run import write_run
 from jaxencoder.cli.main import main
+from jaxencoder.model.sentence import MODULES
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 from tests.inference.published import published
 from tests.model.examples import assert_trees_close
@@ -42,6 +44,13 @@ def test_nothing_changes_on_the_way(folder: Path, converted: Path) -> None:
         assert other.config.model == run.config.model
         assert_trees_close(other.params, run.params, 0)
         np.testing.assert_allclose(other.embed(["a text", "b"]), run.embed(["a text", "b"]), atol=1e-6)
+
+
+def test_a_model_stays_as_it_is(model: Model, tmp_path: Path) -> None:
+    """Its run leaves out the modules after the pooling, but the model keeps them."""
+    with_modules = dataclasses.replace(model, params=model.params | {MODULES: {"0": {"scale": np.ones(3)}}})
+    write_run(with_modules, tmp_path / "run")
+    assert MODULES in with_modules.params and MODULES not in jaxencoder.load(tmp_path / "run").params
 
 
 def test_a_revision_of_the_hub(converted: Path, monkeypatch) -> None:
