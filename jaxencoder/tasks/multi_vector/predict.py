@@ -56,20 +56,29 @@ def evaluate_token_vectors(model: TaskModel, source: str | None = None) -> Evalu
     queries = checked_matrices(model, config, list(positives), "query")
     matrices = checked_matrices(model, config, list(documents), "document")
     of_queries = [[documents[text] for text in texts] for texts in positives.values()]
-    ranks = _ranks(config, queries, matrices, of_queries)
+    same_texts = [documents.get(query) for query in positives]
+    ranks = _ranks(config, queries, matrices, of_queries, same_texts)
     metrics = {"accuracy": float((ranks == 1).mean()), "mrr": float((1 / ranks).mean())}
     return Evaluation({**metrics, "texts": len(documents), "examples": len(ranks)})
 
 
 def _ranks(
-    config: MultiVectorConfig, queries: list[np.ndarray], documents: list[np.ndarray], positives: list[list[int]]
+    config: MultiVectorConfig,
+    queries: list[np.ndarray],
+    documents: list[np.ndarray],
+    positives: list[list[int]],
+    same_texts: list[int | None],
 ) -> np.ndarray:
-    """The rank of each positive of each query among the documents that are not its positives, last of equal ones."""
+    """The rank of each positive of each query among the documents that are not its positives, last of equal ones.
+
+    `positives` are positions of documents, as `same_texts`: for each query that of the same text, which is not ranked.
+    """
     ranks = []
     for start in range(0, len(queries), _QUERIES):
-        scores = matrix_similarities(config, queries[start : start + _QUERIES], documents)
-        for line, indices in zip(scores, positives[start : start + _QUERIES], strict=True):
+        block = slice(start, start + _QUERIES)
+        scores = matrix_similarities(config, queries[block], documents)
+        for line, indices, same in zip(scores, positives[block], same_texts[block], strict=True):
             values = line[indices].copy()
-            line[indices] = -np.inf
+            line[indices if same is None else [*indices, same]] = -np.inf
             ranks += [1 + int((line >= value).sum()) for value in values]
     return np.array(ranks)
