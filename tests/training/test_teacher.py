@@ -20,6 +20,7 @@ from jaxencoder.config import (
     TrainingConfig,
 )
 from jaxencoder.inference import stored_vectors
+from jaxencoder.inference.options import EmbedOptions
 from jaxencoder.inference.predict import predict
 from jaxencoder.model.sentence import SentenceConfig
 from jaxencoder.model.sparse import SparseConfig
@@ -119,6 +120,15 @@ def test_each_text_has_its_vector(home, teacher, monkeypatch, tmp_path, objectiv
     sources = [source.replace("/pairs", "/./pairs") for source in sources]  # the same rows
     again = set_up(config(home, teacher, *sources, **objective), tmp_path / "again")
     assert [store.path for store in again.train[0]] == [store.path for store in setup.train[0]]
+
+
+def test_cached_vectors_are_those_of_the_texts_in_their_order(teacher, tmp_path) -> None:
+    model, positions = load(teacher), np.arange(4)
+    digest = stored_vectors.model_digest(model)
+    for texts in (WORDS[:4], WORDS[3::-1], WORDS[:4]):
+        vectors = stored_vectors.text_vectors(model, digest, texts, EmbedOptions(), tmp_path)
+        np.testing.assert_allclose(vectors.take(positions), model.embed(texts), atol=1e-5)
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_single_texts_and_pairs(home, teacher, tmp_path) -> None:
