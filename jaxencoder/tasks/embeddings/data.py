@@ -88,8 +88,7 @@ class EmbeddingSchema(Schema):
         for prompt in filter(None, self._prompts):
             setting = "data.row_length" if data.text_limit == data.row_length else "data.text_length"
             text_room(data.text_limit, len(tokenizer.encode_batch([prompt])[0].ids), prompt, setting)
-        rest = data.row_length, data.text_limit, self._prompts
-        groups, _ = grouped(tokenizer, flat_texts, None, sizes, *rest)
+        groups, _ = grouped(tokenizer, flat_texts, None, sizes, data.row_length, data.text_limit, self._prompts)
         labels = [(i, label) for example in examples for i, label in enumerate(example.label)]
         ids = [encoding.ids for group in groups for encoding in group]
         return Pieces.of(tokenizer, ids, labels=labels, groups=sizes)

@@ -13,6 +13,7 @@ from jaxencoder.text.sources.records import Record
 
 _GROUP = 2  # texts of a class that share a row; the last group of a class may have one more or one less
 
+# The classes of a run, made once for all its records.
 _classes = functools.lru_cache(maxsize=1)(functools.partial(Labels, "class"))
 
 

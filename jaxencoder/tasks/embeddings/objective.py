@@ -152,9 +152,11 @@ class Embeddings(LayerSettings, TeacherSettings, PromptedTexts):
         def embed(params: Params, batch: Batch, key: jax.Array, train: bool) -> jax.Array:
             outputs = encode_layers(module, params["encoder"], numbers, batch, key, train)  # [1 + K, B, T, D]
             skip = None if (skipped := batch.get("skipped")) is None else skipped[..., None]
-            layers, rest = params.get(MODULES, {}), (batch["segment_ids"], batch["labels"].shape[1], skip)
+            layers, segment_ids, texts = params.get(MODULES, {}), batch["segment_ids"], batch["labels"].shape[1]
             dropout_key = jax.random.fold_in(key, 1) if train else None
-            vectors = [sentence_vectors(settings, layers, hidden, *rest, key=dropout_key) for hidden in outputs]
+            vectors = [
+                sentence_vectors(settings, layers, x, segment_ids, texts, skip, key=dropout_key) for x in outputs
+            ]
             return jnp.concatenate(vectors, -1)
 
         network = with_query_tower((init, embed)) if self.towers == "separate" else (init, embed)

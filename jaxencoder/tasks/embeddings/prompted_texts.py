@@ -12,7 +12,7 @@ from jaxencoder.tasks.embeddings.losses import LOSSES
 from jaxencoder.tasks.embeddings.prompts import NO_PROMPT, chosen_prompt, prompt_counter
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
-_NAMES = {"query_prompt": "query", "document_prompt": "document"}
+_NAMES = {"query_prompt": "query", "document_prompt": "document"}  # settings -> prompts that a model stores
 
 
 @dataclass(frozen=True)

@@ -72,8 +72,9 @@ def multiple_negatives_ranking(
     def losses(examples: jax.Array, rows: jax.Array, own_texts: jax.Array) -> jax.Array:
         """The losses [n] of some examples, from their vectors [n, C, D], rows [n] among all and texts [n, C]."""
         is_same = rows[:, None] == jnp.arange(len(vectors))  # [n, N]
-        arguments = similarity, examples, vectors, candidate_texts(texts, own_texts, is_same), is_same
-        scores, candidates = zip(*(_scores(direction, *arguments) for direction in directions), strict=True)
+        compared = candidate_texts(texts, own_texts, is_same)
+        blocks = [_scores(direction, similarity, examples, vectors, compared, is_same) for direction in directions]
+        scores, candidates = zip(*blocks, strict=True)
         to_documents = scores[directions.index("query_to_document")]  # [n, N, C - 1]
         logits = [scale * block for block in scores]
         if hardness != "none":
