@@ -58,6 +58,8 @@ ORDER = [
     "mining",
     "describe",
     "api",
+    "serving.config",
+    "serving",
     "mteb",
     "cli",
     "__main__",
@@ -81,6 +83,7 @@ HOMES = {
     "safetensors": ("checkpoints/weights.py",),
     "huggingface_hub": ("checkpoints/hub.py", "checkpoints/weights.py"),
     "rich": ("describe/format.py",),
+    "fastapi": ("serving/*",),
     "matplotlib": ("evaluation/report.py",),
 }
 # Preparing text must start fast, and in many processes.

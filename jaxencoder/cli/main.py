@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 
 import jaxencoder
-from jaxencoder.cli import about, measure, mining, runs, use
+from jaxencoder.cli import about, measure, mining, runs, serving, use
 from jaxencoder.cli.verb import RecipeVerb, Verb
 
 TRACEBACK = "JAXENCODER_TRACEBACK"
@@ -26,6 +26,7 @@ VERBS: dict[str, type[Verb]] = {
     "search": use.Search,
     "mine": mining.Mine,
     "predict": use.Predict,
+    "serve": serving.Serve,
     "evaluate": measure.Evaluate,
     "evaluate similarity": measure.EvaluateSimilarity,
     "evaluate pair-classification": measure.EvaluatePairClassification,

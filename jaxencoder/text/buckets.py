@@ -63,11 +63,23 @@ def plan(lengths: Sequence[int], row_lengths: Sequence[int], batch_tokens: int) 
     for length, packed in by_length.items():
         start = 0
         while start < len(packed):
-            rows = max(1, batch_tokens // length)
-            while rows > 1 and -(-rows // 4) >= len(packed) - start:
-                rows = -(-rows // 4)
+            most, *fewer = _row_counts(length, batch_tokens)
+            rows = min([rows for rows in fewer if rows >= len(packed) - start], default=most)
             yield _batch_of(packed[start : start + rows], lengths, rows, length)
             start += rows
+
+
+def batch_shapes(row_lengths: Sequence[int], batch_tokens: int) -> list[tuple[int, int]]:
+    """All shapes (rows, length) of the batches of `plan`, the largest first."""
+    return [(rows, length) for length in reversed(row_lengths) for rows in _row_counts(length, batch_tokens)]
+
+
+def _row_counts(length: int, batch_tokens: int) -> list[int]:
+    """The numbers of rows that a batch may have, descending: 32 -> 32, 8, 2, 1"""
+    counts = [max(1, batch_tokens // length)]
+    while counts[-1] > 1:
+        counts.append(-(-counts[-1] // 4))
+    return counts
 
 
 def _packed(lengths: Sequence[int], row_lengths: Sequence[int]) -> list[tuple[int, list[int]]]:

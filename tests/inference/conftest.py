@@ -15,6 +15,7 @@ from jaxencoder.config_io import save
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.objectives.mlm import MaskedLM
 from jaxencoder.tasks.classification.objective import Classification
+from jaxencoder.tasks.token_classification.objective import TokenClassification
 from jaxencoder.text.config import DataConfig, TokenizerConfig
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 from jaxencoder.text.tokenizers.training import train_tokenizer
@@ -46,7 +47,7 @@ def make_model(tokenizer: Tokenizer) -> Callable[..., Model]:
         objective = objective or MaskedLM()
         shape = {"num_layers": 2, "hidden_size": 32, "mlp_size": 48, "num_heads": 4, "max_length": 64}
         model = EncoderConfig(**(shape | {"vocab_size": tokenizer.vocab_size} | settings))
-        label = "label" if isinstance(objective, Classification) else ""
+        label = "label" if isinstance(objective, Classification | TokenClassification) else ""
         config = RunConfig(model=model, objective=objective, data=DataConfig(row_length=row_length, label_field=label))
         compute = ComputeConfig(dtype="float32")
         # Of the right shapes and drawn by numpy: nothing to compile.

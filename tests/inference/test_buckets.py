@@ -6,6 +6,7 @@ import pytest
 from jaxencoder.text.buckets import (
     BatchPlan,
     batch,
+    batch_shapes,
     max_texts_per_row,
     plan,
     prompt_tokens,
@@ -103,3 +104,12 @@ def test_a_space_at_the_end_of_a_prompt(kind, joined) -> None:
     first, second = (encoding.ids.tolist()[count:] for encoding in tokenizer.encode_batch(texts))
     assert first[0] != second[0] and first[-4:] == second[-4:]
     assert shared_tokens(tokenizer, "") == 1  # [CLS]
+
+
+def test_batch_shapes_are_those_of_plans():
+    lengths, seen = row_lengths(100), set()
+    for number in range(1, 60):
+        for length in (3, 33, 65, 100):
+            seen |= {(p.rows, p.length) for p in plan([length] * number, lengths, 700)}
+    shapes = batch_shapes(lengths, 700)
+    assert seen == set(shapes) and len(shapes) == len(seen)

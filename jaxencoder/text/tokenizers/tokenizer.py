@@ -1,12 +1,13 @@
 """The tokenizer, one class over SentencePiece models and Hugging Face tokenizers."""
 
+import copy
 import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -90,6 +91,14 @@ class Tokenizer:
     def lowercased(self) -> "Tokenizer":
         """This tokenizer with lowercasing of texts; ValueError for a SentencePiece model, which has no such step."""
         return Tokenizer(self._backend.lowercased())
+
+    def truncating(self, side: Literal["left", "right"]) -> "Tokenizer":
+        """This tokenizer, which drops the beginning (left) or the end (right) of texts that are too long."""
+        backend = copy.copy(self._backend)
+        backend.truncation_side = side
+        tokenizer = Tokenizer(backend)
+        tokenizer.max_length = self.max_length
+        return tokenizer
 
     def with_special_tokens(self, tokens: Sequence[str]) -> "Tokenizer":
         """This tokenizer with some tokens of its vocabulary as special ones, so that texts can have them.

@@ -1,0 +1,1 @@
+"""An HTTP server for models: the routes of text-embeddings-inference, OpenAI, Cohere and vLLM."""

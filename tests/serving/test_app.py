@@ -1,0 +1,182 @@
+import asyncio
+import threading
+import time
+
+import pytest
+
+from jaxencoder.inference.model import OpenedModel
+from jaxencoder.serving.app import create_app
+from jaxencoder.serving.config import ServerConfig
+from jaxencoder.serving.service import Service
+
+from .conftest import TEXTS
+from .test_engine import hold
+
+
+def test_health_and_page(client):
+    for path in ("/health", "/ping", "/"):
+        assert client.get(path).status_code == 200 and client.get(path).content == b""
+    page = client.get("/", headers={"accept": "text/html,*/*"})
+    assert page.headers["content-type"].startswith("text/html") and "Similarity of sentences" in page.text
+
+
+def test_an_engine_that_stopped_is_unhealthy(models):
+    from fastapi.testclient import TestClient
+
+    service = Service({"embedding": models["embedding"]})
+    with TestClient(create_app(service)) as client:
+        assert client.get("/health").status_code == 200
+    reply = client.get("/health")
+    assert reply.status_code == 503 and reply.json()["error_type"] == "Unhealthy"
+    reply = client.post("/embed", json={"inputs": "a"})
+    assert reply.status_code == 503 and "shuts down" in reply.json()["error"]
+
+
+def test_metrics(serve):
+    client = serve()
+    client.post("/embed", json={"inputs": TEXTS})
+    client.post("/embed", json={"inputs": "a", "dimensions": 999})
+    text = client.get("/metrics").text
+    for line in (
+        "te_request_count 2.0",
+        "te_request_success 1.0",
+        'te_request_failure{err="Validation"} 1.0',
+        "te_embed_count 2.0",
+        "te_request_duration_count 1.0",
+        "te_request_queue_duration_count 1.0",
+        "te_queue_size 0.0",
+    ):
+        assert f"\n{line}\n" in text
+    assert f"te_batch_next_size_sum {len(TEXTS) + 1}.0" in text
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "content", "status", "sentence"),
+    [
+        ("POST", "/embed", b"{", 400, "not valid JSON"),
+        ("POST", "/embed", b"[" * 100_000, 400, ""),
+        ("POST", "/embed", b"\xff", 400, ""),
+        ("POST", "/embed", b'{"inputs": "a\\ud800"}', 422, "lone surrogate"),
+        ("POST", "/embed", b"", 422, ""),
+        ("POST", "/embed", b"[1]", 422, "no JSON object"),
+        ("POST", "/", b"[1]", 422, "no JSON object"),
+        ("POST", "/nothing", b"{}", 404, "there is no /nothing"),
+        ("GET", "/embed", b"", 405, "/embed takes no GET"),
+        ("DELETE", "/embed", b"", 405, "/embed takes no DELETE"),
+    ],
+)
+def test_requests_that_are_none(client, method, path, content, status, sentence):
+    reply = client.request(method, path, content=content, headers={"content-type": "application/json"})
+    assert reply.status_code == status and sentence in reply.json()["error"] and reply.json()["error_type"]
+
+
+def test_a_body_that_does_not_say_that_it_is_json(client):
+    reply = client.post("/embed", content=b'{"inputs": "a"}')
+    assert reply.status_code == 422 and "the header Content-Type: application/json" in reply.json()["error"]
+
+
+def test_a_key(serve):
+    client = serve(api_key="secret")
+    for path in ("/health", "/metrics"):
+        assert client.get(path).status_code == 200
+    for headers in ({}, {"authorization": "secret"}, {"authorization": "Bearer secre"}, {"authorization": "Bearer é"}):
+        headers = {name: value.encode() for name, value in headers.items()}
+        for reply in (
+            client.get("/info", headers=headers),
+            client.post("/embed", json={"inputs": "a"}, headers=headers),
+        ):
+            assert reply.status_code == 401 and reply.json()["error_type"] == "Unauthorized"
+    assert client.post("/embed", json={"inputs": "a"}, headers={"authorization": "Bearer secret"}).status_code == 200
+
+
+def test_a_body_that_is_too_large(serve):
+    client = serve(payload_limit=100)
+    assert client.post("/embed", json={"inputs": "a" * 80}).status_code == 200
+    for content in (b'"' + b"a" * 100, iter([b"a" * 60, b"a" * 60])):  # with and without a Content-Length
+        reply = client.post("/embed", content=content)
+        assert reply.status_code == 413 and "larger than 100 bytes" in reply.json()["error"]
+
+
+def test_more_requests_than_allowed(serve, monkeypatch):
+    client = serve(max_concurrent_requests=1)
+    started, released = hold(monkeypatch)
+    replies = []
+    thread = threading.Thread(target=lambda: replies.append(client.post("/embed", json={"inputs": "a"})))
+    thread.start()
+    assert started.wait(60)
+    reply = client.post("/embed", json={"inputs": "a"})
+    assert reply.status_code == 429 and reply.json()["error_type"] == "Overloaded"
+    assert client.get("/health").status_code == 200
+    released.set()
+    thread.join()
+    assert replies[0].status_code == 200 and client.post("/embed", json={"inputs": "a"}).status_code == 200
+
+
+def test_a_request_that_takes_too_long(serve, monkeypatch):
+    client = serve(request_timeout=0.2)
+    _, released = hold(monkeypatch)
+    reply = client.post("/embed", json={"inputs": "a"})
+    released.set()
+    assert reply.status_code == 504 and reply.json()["error_type"] == "Timeout"
+
+
+def test_an_error_of_ours_names_no_text(serve, monkeypatch):
+    client = serve()
+
+    def broken(*args):
+        raise RuntimeError("a secret")
+
+    monkeypatch.setattr(OpenedModel, "run", broken)
+    reply = client.post("/embed", json={"inputs": "a"})
+    assert reply.status_code == 424 and "secret" not in reply.text and "RuntimeError" in reply.text
+
+
+def exchange(app, messages, headers=()) -> list[dict]:
+    """What an application sends for the messages of a client, None for one that stays silent."""
+    sent, waiting = [], list(messages)
+
+    async def receive():
+        message = waiting.pop(0) if waiting else None
+        if message is None:
+            await asyncio.sleep(60)
+        return message
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/embed", "raw_path": b"/embed", "query_string": b""}
+    scope |= {"headers": list(headers), "http_version": "1.1", "scheme": "http", "server": ("host", 80)}
+    asyncio.run(app(scope | {"client": ("client", 1), "root_path": ""}, receive, send))
+    return sent
+
+
+def test_a_slow_body(models):
+    service = Service({"embedding": models["embedding"]}, ServerConfig(body_timeout=0.1))
+    first = {"type": "http.request", "body": b'{"inputs":', "more_body": True}
+    start, _ = exchange(create_app(service), [first, None])
+    assert start["status"] == 408 and service.requests == 0
+    service.close()
+
+
+def test_a_client_that_goes(models, monkeypatch):
+    """Its texts leave the queue, and nobody waits for it."""
+    service = Service({"embedding": models["embedding"]})
+    started, released = hold(monkeypatch)
+    busy = threading.Thread(target=service.deployments["embedding"].embed, args=(TEXTS,))
+    busy.start()
+    assert started.wait(60)
+    body = {"type": "http.request", "body": b'{"inputs": "a"}', "more_body": False}
+    begin = time.monotonic()
+    headers = [(b"content-type", b"application/json")]
+    assert exchange(create_app(service), [body, {"type": "http.disconnect"}], headers) == []
+    assert time.monotonic() - begin < 30 and service.requests == 0
+    released.set()
+    busy.join()
+    service.close()
+    assert service.engine.queue_size == 0
+
+
+def test_the_document_names_every_route(client):
+    paths = client.get("/openapi.json").json()["paths"]
+    assert paths.keys() >= {"/embed", "/v1/embeddings", "/v2/rerank", "/health"}
+    assert client.get("/api-doc/openapi.json").json() == client.get("/openapi.json").json()
