@@ -9,6 +9,11 @@ from typing import Any
 _BEGIN, _END = "<!-- table -->", "<!-- end of table -->"
 
 
+def cache_folder() -> Path:
+    """The folder of everything that can be made again: $JAXENCODER_CACHE, or else ~/.cache/jaxencoder."""
+    return Path(os.environ.get("JAXENCODER_CACHE") or Path.home() / ".cache" / "jaxencoder")
+
+
 def write_atomic(path: Path, content: str | bytes, mode: int | None = None) -> None:
     """Write a file, text as UTF-8; the previous content stays until all of the new content is on disk.
 

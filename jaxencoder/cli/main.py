@@ -11,6 +11,7 @@ from dataclasses import fields
 
 import jaxencoder
 from jaxencoder.cli import about, measure, mining, runs, serving, use
+from jaxencoder.cli.programs import keep_programs
 from jaxencoder.cli.verb import RecipeVerb, Verb
 
 TRACEBACK = "JAXENCODER_TRACEBACK"
@@ -67,6 +68,7 @@ def main(words: Sequence[str] | None = None) -> int:
         verb = VERBS[name].read(words[len(name.split()) :], f"jaxencoder {name}")
         if os.environ.get("JAXENCODER_DISTRIBUTED") and not verb.distributed:
             raise ValueError("only train and prepare run on several hosts; unset JAXENCODER_DISTRIBUTED")
+        keep_programs()
         verb.run()
         sys.stdout.flush()
         return 0

@@ -23,6 +23,7 @@ import filelock
 import tensorstore as ts
 import tqdm
 
+from jaxencoder.files import cache_folder as default_cache_folder
 from jaxencoder.text import sentences
 from jaxencoder.text.config import DataConfig, TokenizerConfig
 from jaxencoder.text.labels import Labels
@@ -258,8 +259,7 @@ def _write(part: SourceSplit, tokenizer: Tokenizer, folder: Path, progress: bool
 
 def cache_folder(data: DataConfig) -> Path:
     """The local folder of prepared rows and trained tokenizers, the default one if data.cache is an object store."""
-    default = os.environ.get("JAXENCODER_CACHE") or Path.home() / ".cache" / "jaxencoder"
-    return Path(default if is_remote(data.cache) else data.cache or default)
+    return Path(data.cache) if data.cache and not is_remote(data.cache) else default_cache_folder()
 
 
 def _digest(settings: Any, sort_keys: bool = False) -> str:
