@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from jaxencoder.serving.engine import Ticket
 from jaxencoder.serving.errors import ServingError
 from jaxencoder.serving.service import Service
 
@@ -33,15 +34,23 @@ class Gate:
             if scope["method"] != "POST":
                 await self._app(scope, receive, send)
                 return
-            if service.requests >= service.config.max_concurrent_requests:
-                raise ServingError("Overloaded", "the model is overloaded; try again later")
+            self._check_load()
+            body = await self._body(scope, receive)
+            if body is None:
+                return
+            self._check_load()  # a client that sends slowly holds no place until its request is complete
             service.requests += 1
             try:
-                await self._run(scope, await self._body(scope, receive), receive, send)
+                await self._run(scope, body, receive, send)
             finally:
                 service.requests -= 1
         except ServingError as error:
+            service.metrics.request("", Ticket(), 0.0, error.type)
             await _send_error(scope, send, error)
+
+    def _check_load(self) -> None:
+        if self._service.requests >= self._service.config.max_concurrent_requests:
+            raise ServingError("Overloaded", "the server has as many requests as it takes; try again later")
 
     def _check_key(self, scope: Scope) -> None:
         key = self._service.config.api_key
@@ -52,20 +61,21 @@ class Gate:
         if not hmac.compare_digest(authorization, b"Bearer " + key.encode()):
             raise ServingError("Unauthorized", "the request has no valid key; send Authorization: Bearer KEY")
 
-    async def _body(self, scope: Scope, receive: Receive) -> bytes:
+    async def _body(self, scope: Scope, receive: Receive) -> bytes | None:
+        """The body; None if the client goes before its end."""
         config, parts, size = self._service.config, [], 0
         too_large = ServingError(
             "Validation", f"the body is larger than {config.payload_limit} bytes; send fewer texts", status=413
         )
         length = dict(scope["headers"]).get(b"content-length", b"0")
-        if length.isdigit() and int(length) > config.payload_limit:
+        if length.isdigit() and (len(length) > 18 or int(length) > config.payload_limit):
             raise too_large
         try:
             async with asyncio.timeout(config.body_timeout):
                 while True:
                     message = await receive()
                     if message["type"] == "http.disconnect":
-                        raise asyncio.CancelledError
+                        return None
                     parts.append(message.get("body", b""))
                     if (size := size + len(parts[-1])) > config.payload_limit:
                         raise too_large

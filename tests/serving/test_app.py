@@ -154,7 +154,15 @@ def test_a_slow_body(models):
     service = Service({"embedding": models["embedding"]}, ServerConfig(body_timeout=0.1))
     first = {"type": "http.request", "body": b'{"inputs":', "more_body": True}
     start, _ = exchange(create_app(service), [first, None])
-    assert start["status"] == 408 and service.requests == 0
+    assert start["status"] == 408
+    assert 'te_request_failure{err="Timeout"} 1.0' in service.metrics.text().decode()
+    service.close()
+
+
+def test_a_client_that_goes_before_the_end_of_its_body(models):
+    service = Service({"embedding": models["embedding"]}, ServerConfig(max_concurrent_requests=1))
+    first = {"type": "http.request", "body": b'{"inputs":', "more_body": True}
+    assert exchange(create_app(service), [first, {"type": "http.disconnect"}]) == []
     service.close()
 
 
