@@ -111,8 +111,10 @@ def load(address: str, folder: Path, connections: int, seconds: float) -> tuple[
     found = {name: re.search(rf"^\s*{name}\S*\s+([\d.]+)(\w*)", out, re.M) for name in ("50%", "99%", "Requests/sec:")}
     scale = {"us": 1e-3, "ms": 1, "s": 1e3, "m": 6e4}
     median, last = (float(found[x][1]) * scale[found[x][2]] for x in ("50%", "99%"))
-    failed = re.search(r"Non-2xx or 3xx responses: (\d+)", out)
-    return float(found["Requests/sec:"][1]), median, last, int(failed[1]) if failed else 0
+    others = re.search(r"Non-2xx or 3xx responses: (\d+)", out)
+    sockets = re.search(r"Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)", out)
+    failed = sum(int(number) for match in (others, sockets) if match for number in match.groups())
+    return float(found["Requests/sec:"][1]), median, last, failed
 
 
 def compare(model: str, folder: Path, seconds: float) -> None:

@@ -44,7 +44,7 @@ def embed(model: OpenedModel, texts: Sequence[str], options: EmbedOptions = DEFA
     """Vectors of texts, [N, dimensions] float32, of a sparse model a csr_array; see `Model.embed`."""
     if gives_token_vectors(model, options):
         raise ValueError("this model gives a vector for each token, none for a text; use embed_tokens")
-    embedder = _embedder(model, options)
+    embedder = text_embedder(model, options)
     texts = as_list(texts)
     vectors, truncated = embedder(texts)
     buckets.warn_truncated(truncated, len(texts), embedder.limit)
@@ -59,7 +59,7 @@ def embed_source(
     The vectors of a model that gives one for each token are n matrices, as of `embed_tokens`; those of a sparse model
     are a csr_array.
     """
-    embedder = _embedder(model, options)
+    embedder = text_embedder(model, options)
     truncated = count = 0
     with tqdm(unit=" texts", desc="Embedding", disable=None) as bar:
         for chunk in _parts(chunks(records, lambda record: len(record[text_field])), embedder):
@@ -113,7 +113,7 @@ def embed_file(
 
 
 @dataclass(frozen=True)
-class _Embedder:
+class TextEmbedder:
     """A model and its resolved options: texts to vectors."""
 
     model: OpenedModel
@@ -161,7 +161,7 @@ class _Embedder:
         return partial(_pooled, self.model.config.model, self.model.compute, self.settings, self.skip, windowed)
 
 
-def _embedder(model: OpenedModel, options: EmbedOptions) -> "_Embedder | TokenEmbedder | SparseEmbedder":
+def text_embedder(model: OpenedModel, options: EmbedOptions) -> "TextEmbedder | TokenEmbedder | SparseEmbedder":
     """Check options against a model, or its tower for texts of their role, and fill in its defaults."""
     check_options(model, options)
     default_role = model.sentence.default_role
@@ -188,7 +188,7 @@ def _embedder(model: OpenedModel, options: EmbedOptions) -> "_Embedder | TokenEm
         text_room(limit, len(ids), prompt)  # refuses a prompt that leaves none
         skip = None if settings.include_prompt else len(ids) - int(ids[-1] in tokenizer.special_ids)
     settings = replace(settings, prompts=(), default_prompt=None)  # other prompts need no other program
-    return _Embedder(model, options, settings, prompt, skip, limit, window_pooling)
+    return TextEmbedder(model, options, settings, prompt, skip, limit, window_pooling)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +33,8 @@ _OUTPUTS = {"pooler": "pooled", "rtd_head": "rtd_logits", "nsp_head": "nsp_logit
 @dataclass(frozen=True, eq=False)
 class OpenedModel(Checkpoint):
     """A checkpoint that runs on this process's devices, in the dtype and with the kernels of `compute`."""
+
+    kept_tasks: ClassVar[int] = 2
 
     queries: "OpenedModel | None" = None
     generator: "OpenedModel | None" = None
@@ -142,7 +145,7 @@ class OpenedModel(Checkpoint):
     def for_prompt(self, name: str | None) -> "OpenedModel":
         """The model to embed with under a stored prompt: with the adapter for its task, if the model has tasks.
 
-        The last two of these models are kept, for queries and documents in turn.
+        The last two of these models are kept (`kept_tasks`), for queries and documents in turn.
 
         Raises:
             ValueError: no prompt of a task, for a model that embeds nothing without one.
@@ -159,7 +162,7 @@ class OpenedModel(Checkpoint):
             heads = {name: head for name, head in self.heads.items() if name in params}
             params |= {"sentence": self.params["sentence"]} if "sentence" in self.params else {}
             published = self.published and self.published._replace(heads=heads)
-            for task in list(models)[:-1]:
+            for task in list(models)[: 1 - self.kept_tasks]:
                 del models[task]
             models[adapter.task] = replace(self, params=params, published=published, tasks={}, base=None)
         return models[adapter.task]

@@ -26,6 +26,11 @@ class SparseEmbedder:
     limit: int  # most tokens of a text
     batch_tokens: int | None
 
+    @property
+    def reads_table(self) -> bool:
+        """Whether the vectors come from a table of tokens, without the encoder and without special tokens."""
+        return self.role == "query" and self.config.queries == "table"
+
     def __call__(
         self, texts: Sequence[str], progress: Callable[[int], object] = lambda number: None
     ) -> tuple[SparseVectors, int]:

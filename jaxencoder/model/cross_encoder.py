@@ -3,19 +3,30 @@
 Nogueira and Cho 2019, "Passage re-ranking with BERT", arXiv:1901.04085.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
-import jax.numpy as jnp
 import numpy as np
+from scipy.special import erf, expit
 
-from jaxencoder.model.sentence import ACTIVATIONS, prompt_text
+from jaxencoder.model.sentence import prompt_text
+
+# Those of `sentence.ACTIVATIONS` in numpy: jax would compile each for every number of scores.
+_ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "identity": lambda x: x,
+    "tanh": np.tanh,
+    "relu": lambda x: np.maximum(x, 0),
+    "gelu": lambda x: x * (1 + erf(x / np.float32(np.sqrt(2)))) / 2,
+    "silu": lambda x: x * expit(x),
+    "sigmoid": expit,
+}
 
 
 @dataclass(frozen=True)
 class CrossEncoderConfig:
     """Steps around a published classifier of pairs that gives scores; its prompts precede the first text."""
 
-    activation: str = "sigmoid"  # of ACTIVATIONS, applied to the logit
+    activation: str = "sigmoid"  # of `sentence.ACTIVATIONS`, applied to the logit
     prompts: tuple[tuple[str, str], ...] = ()  # (name, text) of each
     default_prompt: str | None = None
 
@@ -25,4 +36,4 @@ class CrossEncoderConfig:
 
     def scores(self, logits: np.ndarray) -> np.ndarray:
         """Scores of logits of any shape, float64, computed in float32 as by sentence-transformers."""
-        return np.asarray(ACTIVATIONS[self.activation](jnp.asarray(logits, jnp.float32)), np.float64)
+        return np.asarray(_ACTIVATIONS[self.activation](np.asarray(logits, np.float32)), np.float64)

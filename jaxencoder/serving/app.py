@@ -1,5 +1,6 @@
 """The web application: routes, and the errors that clients get."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -28,7 +29,7 @@ def create_app(service: Service) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
-        service.close()
+        await asyncio.to_thread(service.close)
 
     content = {"application/json": {"schema": {"type": "object"}}}
     responses: Any = {status: {"description": name, "content": content} for status, name in _DESCRIPTIONS.items()}
@@ -41,6 +42,7 @@ def create_app(service: Service) -> FastAPI:
         responses=responses,
         redoc_url=None,
     )
+    app.state.metrics = service.metrics
     for routes in (Status, TextEmbeddingsInference, OpenAI, OtherServers):
         app.include_router(routes(service).router)
     for kind, handle in {
@@ -55,7 +57,9 @@ def create_app(service: Service) -> FastAPI:
 
 
 async def _serving_error(request: Request, error: Any) -> Response:
-    body = reply(error_body(request.url.path, error)).body
+    path = request.scope["path"]
+    request.app.state.metrics.failure(path.strip("/"), error.type)
+    body = reply(error_body(path, error)).body
     return Response(body, error.status, media_type="application/json")
 
 
@@ -64,28 +68,31 @@ async def _value_error(request: Request, error: Exception) -> Response:
 
 
 async def _invalid_body(request: Request, error: Any) -> Response:
-    first = error.errors()[0]
-    if first["type"] == "json_invalid":
+    errors = error.errors()
+    if errors[0]["type"] == "json_invalid":
         return await _serving_error(request, ServingError("Validation", "the body is not valid JSON", status=400))
-    return await _serving_error(request, ServingError("Validation", _sentence(first)))
+    return await _serving_error(request, ServingError("Validation", _sentence(errors)))
 
 
 async def _http_error(request: Request, error: Any) -> Response:
-    path = request.url.path
+    path = request.scope["path"]
     sentences = {404: f"there is no {path}; see /docs", 405: f"{path} takes no {request.method}; see /docs"}
     kind = "NotFound" if error.status_code in sentences else "Validation"
     message = sentences.get(error.status_code, str(error.detail))
     return await _serving_error(request, ServingError(kind, message, status=error.status_code))
 
 
-def _sentence(error: Any) -> str:
-    """What pydantic says of a field."""
+def _sentence(errors: Any) -> str:
+    """What pydantic says of the first field that is wrong."""
+    error = errors[0]
     if error["type"] in ("model_attributes_type", "dict_type") and len(error["loc"]) == 1:
         return "the body is no JSON object; send one, with the header Content-Type: application/json"
-    place = [str(part) for part in error["loc"] if part != "body"]
-    name = ".".join(place) or "the body"
+    place = [part for part in error["loc"] if part != "body"]
+    name = str(place[0]) if place else "the body"
     if error["type"] == "extra_forbidden":
-        return f"`{name}` is no field of this request; leave it out"
+        return f"`{'.'.join(map(str, place))}` is no field of this request; leave it out"
     if error["type"] == "missing":
-        return f"`{name}` is missing"
-    return f"`{name}`: {error['msg'][:1].lower()}{error['msg'][1:]}"
+        return f"`{'.'.join(map(str, place))}` is missing"
+    # Of a field with several types, one for each.
+    reasons = dict.fromkeys(x["msg"].removeprefix("Input should be ") for x in errors if name in x["loc"])
+    return f"`{name}` is wrong at {error['input']!r:.60}: it should be {', or '.join(reasons)}"

@@ -1,6 +1,7 @@
 """What a served model answers: the work of each route, on checked texts, in the thread of a request."""
 
 import contextlib
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -10,19 +11,21 @@ import numpy as np
 import scipy.special
 
 from jaxencoder.families.labels import label_names
-from jaxencoder.inference.embed import embed
+from jaxencoder.inference.embed import TextEmbedder, embed, text_embedder
 from jaxencoder.inference.fill_mask import FilledMask, fill_mask
 from jaxencoder.inference.model import OpenedModel
-from jaxencoder.inference.options import EmbedOptions
+from jaxencoder.inference.options import DEFAULT_OPTIONS, EmbedOptions
 from jaxencoder.inference.rerank import check_cross_encoder, score_pairs
+from jaxencoder.inference.tokens import tokens
 from jaxencoder.model.config import Role
 from jaxencoder.model.cross_encoder import CrossEncoderConfig
 from jaxencoder.serving.engine import Engine
 from jaxencoder.serving.errors import ServingError
 from jaxencoder.serving.served import ServedModel, served
+from jaxencoder.serving.token_ids import described_tokens
+from jaxencoder.serving.truncation import TRUNCATE, Truncation, check_classified, check_embedded
 from jaxencoder.tasks.classification import classify
-from jaxencoder.tasks.classification.objective import ONE_CLASS, SEVERAL_CLASSES, VALUE
-from jaxencoder.tasks.multi_vector.token_vectors import text_limit
+from jaxencoder.tasks.classification.objective import ONE_CLASS, VALUE
 from jaxencoder.tasks.running import row_length
 from jaxencoder.tasks.token_classification.objective import HEAD
 from jaxencoder.tasks.token_classification.predict import predict_tags
@@ -31,19 +34,12 @@ from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
 Kind = Literal["embedding", "sparse", "multi_vector", "reranker", "classifier", "tagger"]
 ROLES: tuple[Role, ...] = ("query", "document")
+NO_PROMPT = ""
 
 # Masks of one text and results for each, which are compiled for at the start.
 MOST_MASKS, MOST_FILLERS = 4, 8
-
-
-class Truncation(NamedTuple):
-    """Whether texts that are too long are truncated or refused, and the end that is dropped."""
-
-    is_allowed: bool = True
-    side: Literal["left", "right"] = "right"
-
-
-TRUNCATE = Truncation()
+MOST_NUMBERS = 4_000_000  # of a reply with a vector for each token: about 45 MB
+_ONE_TEXT_AT_A_TIME = threading.Lock()  # for what does not run in the engine
 
 
 class Score(NamedTuple):
@@ -134,6 +130,11 @@ class Deployment:
         return replace(model, tokenizer=self.tokenizer.truncating("left"), queries=queries, base=model)
 
     @property
+    def _description(self) -> str:
+        article = "an" if self.kind[0] in "aeiou" else "a"
+        return f"{self.name} is {article} {self.kind.replace('_', '-')} model"
+
+    @property
     def _activation(self) -> CrossEncoderConfig | None:
         """What turns the logit of a cross-encoder into its score."""
         is_published = self.kind == "reranker" and self.plain.published is not None
@@ -150,7 +151,7 @@ class Deployment:
         """Vectors float32 [N, dimensions]; `prompt` is the name of a stored one, None the default."""
         self._require(self.kind == "embedding", "an embedding model")
         options = self._options(prompt)
-        model = self._truncating(truncation, texts, self._prompt_text(options))
+        model = self._truncating(truncation, texts, options)
         # One program for all requests: the steps that depend on the request follow here.
         vectors = embed(model, texts, replace(options, normalize=False))
         if dimensions is not None:
@@ -171,11 +172,16 @@ class Deployment:
             if prompt not in (None, *ROLES):
                 raise ValueError(f"prompt_name is {prompt!r}; this model has query and document")
             role = "query" if prompt == "query" else "document"
-            return self._truncating(truncation, texts, role=role).embed_tokens(texts, role)
-        prefix = self._prompt_text(self._options(prompt))
-        model = self._truncating(truncation, texts, prefix)
-        hidden, mask = model.tokens([prefix + text for text in texts])
-        return [vectors[is_token] for vectors, is_token in zip(hidden, mask, strict=True)]
+            matrices = self._truncating(truncation, texts, EmbedOptions(prompt=role)).embed_tokens(texts, role)
+        else:
+            options = self._options(prompt)
+            embedder = text_embedder(self._truncating(truncation, texts, options), options)
+            assert isinstance(embedder, TextEmbedder)
+            hidden, mask = tokens(embedder.model, [embedder.prompt + text for text in texts])
+            matrices = [vectors[is_token] for vectors, is_token in zip(hidden, mask, strict=True)]
+        if (numbers := sum(matrix.size for matrix in matrices)) > MOST_NUMBERS:
+            raise ValueError(f"the reply would have {numbers:,} numbers; send fewer or shorter texts")
+        return matrices
 
     def embed_sparse(
         self, texts: Sequence[str], prompt: str | None = None, truncation: Truncation = TRUNCATE
@@ -183,10 +189,12 @@ class Deployment:
         """(token id, weight) of the active dimensions of each text, ascending by id."""
         self._require(self.gives_sparse, "a sparse model")
         if self.kind == "embedding":
+            if prompt is not None:
+                raise ValueError(f"prompt_name is {prompt!r}, but lexical weights have no prompts; leave it out")
             vectors = self._truncating(truncation, texts).lexical_weights(texts)
         else:
             options = self._options(prompt)
-            vectors = embed(self._truncating(truncation, texts, self._prompt_text(options)), texts, options)
+            vectors = embed(self._truncating(truncation, texts, options), texts, options)
         vectors.sort_indices()
         spans = zip(vectors.indptr[:-1], vectors.indptr[1:], strict=True)
         return [list(zip(vectors.indices[a:b].tolist(), vectors.data[a:b].tolist(), strict=True)) for a, b in spans]
@@ -207,17 +215,11 @@ class Deployment:
     ) -> list[list[Score]]:
         """The classes of each text or pair, the most probable first; with `raw_scores` their logits."""
         self._require(self.kind in ("classifier", "reranker"), "a classifier")
-        if self.kind == "reranker":
-            if pairs is None:
-                raise ValueError("this model scores pairs of texts; give each input as [text, text]")
-            model = self._truncating(truncation, texts, pairs=pairs)
-            scores = self._activated(score_pairs(model, texts, pairs, prompt=""), raw_scores)
-            return [[Score(self.labels[0], score)] for score in scores.tolist()]
-        if truncation.side == "left" and pairs is None:
-            raise ValueError("truncation_direction is Left, but this model reads the beginning of texts; leave it out")
         kind = classify.classifier_head(self.plain).kind
         scores = classify.score(self._truncating(truncation, texts, pairs=pairs), texts, pairs).scores
-        if not raw_scores and kind in (ONE_CLASS, SEVERAL_CLASSES):
+        if kind == VALUE:
+            scores = self._activated(scores, raw_scores)
+        elif not raw_scores:
             scores = scipy.special.softmax(scores, -1) if kind == ONE_CLASS else scipy.special.expit(scores)
         rows = [map(Score, self.labels, row) for row in scores.tolist()]
         return [sorted(row, key=lambda entry: -entry.score) for row in rows]
@@ -236,9 +238,10 @@ class Deployment:
             return self._activated(score_pairs(model, queries, texts), raw_scores).tolist()
         config, unique = self.plain.multi_vector, list(dict.fromkeys(queries))
         assert config is not None
-        vectors = self._truncating(truncation, unique, role="query").embed_tokens(unique, "query")
+        vectors = self._truncating(truncation, unique, EmbedOptions(prompt="query")).embed_tokens(unique, "query")
         by_query = dict(zip(unique, vectors, strict=True))
-        matrices = self._truncating(truncation, texts, role="document").embed_tokens(texts, "document")
+        model = self._truncating(truncation, texts, EmbedOptions(prompt="document"))
+        matrices = model.embed_tokens(texts, "document")
         greatest = [(by_query[query] @ x.T).max(1) for query, x in zip(queries, matrices, strict=True)]
         return [float(x.mean() if config.mean else x.sum()) for x in greatest]
 
@@ -263,42 +266,15 @@ class Deployment:
             raise ValueError(f"the text has more than {MOST_MASKS} masks; give fewer")
         if not 1 <= k <= MOST_FILLERS:
             raise ValueError(f"top_k is {k}; give 1 to {MOST_FILLERS}")
-        return [fillers[:k] for fillers in fill_mask(self.plain.generator or self.plain, text, MOST_FILLERS)]
+        with _ONE_TEXT_AT_A_TIME:
+            return [fillers[:k] for fillers in fill_mask(self.plain.generator or self.plain, text, MOST_FILLERS)]
 
     def tokenize(
         self, texts: Sequence[str], special: bool = True, prompt: str | None = None
     ) -> list[list[dict[str, Any]]]:
-        """The tokens of each text: "id", "text", "special", "start" and "stop", which count a prompt's characters."""
-        prefix = "" if prompt is None else self._prompt_text(self._options(prompt))
-        rows = []
-        for text, encoding in zip(
-            texts, self.tokenizer.encode_batch([prefix + x for x in texts], special=special, offsets=True), strict=True
-        ):
-            text, tokens = prefix + text, []
-            for i, (start, stop), part in zip(
-                encoding.ids.tolist(), encoding.offsets.tolist(), encoding.sequence.tolist(), strict=True
-            ):
-                is_added = part < 0
-                shown = self.tokenizer.token(i) if is_added else text[start:stop]
-                span = (None, None) if is_added else (start, stop)
-                is_special = is_added or i in self.tokenizer.special_ids
-                tokens.append({"id": i, "text": shown, "special": is_special, "start": span[0], "stop": span[1]})
-            rows.append(tokens)
-        return rows
-
-    def text_of_ids(self, ids: Sequence[int]) -> str:
-        """The text of token ids; ValueError unless it gives these ids again, as those of another tokenizer do not.
-
-        Special tokens around them are ignored.
-        """
-        advice = "send texts (langchain-openai: check_embedding_ctx_length=False), or ids of this model's tokenizer"
-        if wrong := [i for i in ids if not 0 <= i < self.tokenizer.vocab_size]:
-            raise ValueError(f"token id {wrong[0]} is outside this model's vocabulary; {advice}")
-        text = self.tokenizer.decode(ids)
-        (again,) = self.tokenizer.encode_batch([text], special=False)
-        if again.ids.tolist() != [i for i in ids if i not in self.tokenizer.special_ids]:
-            raise ValueError(f"these token ids are not what this model's tokenizer makes of {text[:40]!r}; {advice}")
-        return text
+        """The tokens of each text, after a prompt that is named; see `described_tokens`."""
+        prefix = "" if prompt is None else self.plain.sentence.prompt(self._options(prompt).prompt)
+        return described_tokens(self.tokenizer, [prefix + text for text in texts], special)
 
     def warm_up(self) -> None:
         """Run each program of the model once, so that `Engine.warm_up` knows them."""
@@ -306,15 +282,13 @@ class Deployment:
         if self.kind == "tagger":
             self.tag(texts)
         elif self.kind in ("reranker", "classifier"):
+            self.predict(texts)
             self.predict(texts, texts)
-            if self.kind == "classifier":
-                self.predict(texts)
         elif self.kind == "sparse":
-            for prompt in (None, *ROLES, *self.prompts):
+            for prompt in self._prompt_names:
                 self.embed_sparse(texts, prompt)
         else:
-            names = ROLES if self.kind == "multi_vector" else (*self.roles, *self.prompts)
-            for prompt in (None, *names):
+            for prompt in ROLES if self.kind == "multi_vector" else self._prompt_names:
                 self.embed_tokens(texts, prompt)
                 if self.kind == "embedding":
                     self.embed(texts, prompt)
@@ -327,27 +301,29 @@ class Deployment:
 
     def _require(self, suits: bool, kind: str) -> None:
         if not suits:
-            raise ServingError("Backend", f"{self.name} is a {self.kind.replace('_', '-')} model, not {kind}")
+            raise ServingError("Backend", f"{self._description}, not {kind}")
 
     @property
     def roles(self) -> tuple[str, ...]:
         """Roles of texts for which the model has a tower or table of its own."""
         return ROLES if self.plain.queries is not None or self.kind == "sparse" else ()
 
+    @property
+    def _prompt_names(self) -> list[str | None]:
+        """What a request may name as its prompt; without a prompt, if the model embeds so."""
+        tasks = self.plain.published and self.plain.published.family.tasks
+        needs_prompt = bool(self.plain.tasks and tasks and tasks.is_required)
+        return [*([] if needs_prompt else [None, NO_PROMPT]), *self.roles, *self.prompts]
+
     def _options(self, prompt: str | None) -> EmbedOptions:
         if prompt is None:
             return EmbedOptions(prompt=self.default_prompt)
-        if prompt in self.prompts or (prompt in self.roles and self.kind == "sparse"):
+        if prompt == NO_PROMPT or prompt in self.prompts or (prompt in self.roles and self.kind == "sparse"):
             return EmbedOptions(prompt=prompt)
         if prompt in self.roles:
             return EmbedOptions(role="query" if prompt == "query" else "document")
         names = ", ".join([*self.prompts, *self.roles]) or "none"
         raise ValueError(f"prompt_name is {prompt!r}, which this model does not have; its prompts: {names}")
-
-    def _prompt_text(self, options: EmbedOptions) -> str:
-        settings = self.plain.sentence
-        is_role = options.prompt in self.roles and options.prompt not in self.prompts
-        return "" if is_role else settings.prompt(options.prompt)
 
     def _activated(self, scores: np.ndarray, raw_scores: bool) -> np.ndarray:
         if raw_scores:
@@ -361,16 +337,13 @@ class Deployment:
         self,
         truncation: Truncation,
         texts: Sequence[str],
-        prefix: str = "",
+        options: EmbedOptions = DEFAULT_OPTIONS,
         pairs: Sequence[str] | None = None,
-        role: Role = "document",
     ) -> ServedModel:
-        """The model that truncates as asked; ValueError for a text that is too long if it may not be truncated."""
-        if not truncation.is_allowed:
-            config, limit = self.plain.multi_vector, self.max_length
-            if self.kind == "multi_vector" and config is not None:
-                limit = text_limit(self.plain, config, role)
-            encoded = self.tokenizer.encode_batch([prefix + text for text in texts], pairs)
-            if longer := [len(encoding.ids) for encoding in encoded if len(encoding.ids) > limit]:
-                raise ValueError(f"`inputs` must have at most {limit} tokens. Given: {longer[0]}")
+        """The model that truncates as asked; see `check_embedded` and `check_classified`."""
+        if self.kind in ("classifier", "reranker"):
+            prefix = self._activation.prompt(None) if self._activation is not None and pairs is not None else ""
+            check_classified(truncation, self.plain, [prefix + text for text in texts], pairs)
+        elif truncation != TRUNCATE:
+            check_embedded(truncation, text_embedder(self.model, options), texts)
         return self._from_left if truncation.side == "left" else self.model

@@ -133,7 +133,7 @@ class Engine:
         ticket.preparation = ticket.preparation or job.added - ticket.started
         with self._changed:
             if self._is_closed:
-                raise ServingError("Unhealthy", "the server shuts down; try another one")
+                raise _closed()
             if ticket.is_cancelled:
                 raise Cancelled
             if self.programs is not None:
@@ -152,7 +152,7 @@ class Engine:
         """Drop the texts of a request that are in no batch yet."""
         with self._changed:
             ticket.is_cancelled = True
-            self._drop_cancelled()
+            self._drop(lambda job: job.ticket is ticket, Cancelled())
 
     def warm_up(self, progress: Callable[[int, int], object] = lambda done, total: None) -> int:
         """Compile the programs that have run for all shapes of batches; return how many shapes there are.
@@ -178,9 +178,10 @@ class Engine:
         return len(shapes)
 
     def close(self) -> None:
-        """Compute what waits, and end the thread."""
+        """End the thread after its batch; what waits gets an error."""
         with self._changed:
             self._is_closed = True
+            self._drop(lambda job: True, _closed())
             self._changed.notify()
         self._thread.join()
 
@@ -203,8 +204,9 @@ class Engine:
                     room -= len(job.ids[texts[-1]])
                 if texts:
                     parts.append(_Part(job, texts))
-                if not job.waiting:
+                if texts or not job.waiting:
                     self._jobs.remove(job)
+                    self._jobs.extend([job] if job.waiting else [])  # a long request lets others go first
             return parts
 
     def _compute(self, parts: Sequence[_Part]) -> None:
@@ -259,8 +261,12 @@ class Engine:
                 problem = f"the model could not be run: {type(error_of_part).__name__}"
                 part.job.results.put(ServingError("Backend", problem))
 
-    def _drop_cancelled(self) -> None:
-        for job in [job for job in self._jobs if job.ticket.is_cancelled]:
+    def _drop(self, is_dropped: Callable[[_Job], bool], error: Exception) -> None:
+        for job in filter(is_dropped, list(self._jobs)):
             self._jobs.remove(job)
             job.waiting.clear()
-            job.results.put(Cancelled())
+            job.results.put(error)
+
+
+def _closed() -> ServingError:
+    return ServingError("Unhealthy", "the server shuts down; try another one")

@@ -10,11 +10,11 @@ from typing import Any
 import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from jaxencoder.serving.engine import Ticket
 from jaxencoder.serving.errors import ServingError
 from jaxencoder.serving.service import Service
 
 PUBLIC = ("/", "/health", "/ping", "/metrics", "/docs", "/openapi.json", "/api-doc/openapi.json")  # for GET
+_PART = 1 << 16  # bytes
 _OPENAI = ("/v1/", "/embeddings")
 
 
@@ -45,7 +45,7 @@ class Gate:
             finally:
                 service.requests -= 1
         except ServingError as error:
-            service.metrics.request("", Ticket(), 0.0, error.type)
+            service.metrics.failure(scope["path"].strip("/"), error.type)
             await _send_error(scope, send, error)
 
     def _check_load(self) -> None:
@@ -96,7 +96,7 @@ class Gate:
             is_read = True
             return {"type": "http.request", "body": body, "more_body": False}
 
-        answer = asyncio.ensure_future(self._app(scope, read, send))
+        answer = asyncio.ensure_future(self._app(scope, read, self._paced(send)))
         gone = asyncio.ensure_future(_until_gone(receive))
         try:
             await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
@@ -107,6 +107,22 @@ class Gate:
             await asyncio.gather(answer, gone, return_exceptions=True)
         if not answer.cancelled():
             answer.result()
+
+    def _paced(self, send: Send) -> Send:
+        """Sends a long reply in parts, each once the client has read enough, so that no replies pile up in memory."""
+
+        async def send_parts(message: Message) -> None:
+            body = message.get("body", b"")
+            if message["type"] != "http.response.body" or len(body) <= _PART:
+                await send(message)
+                return
+            async with asyncio.timeout(self._service.config.request_timeout):
+                for start in range(0, len(body), _PART):
+                    is_last = start + _PART >= len(body)
+                    more = message.get("more_body", False) if is_last else True
+                    await send({**message, "body": body[start : start + _PART], "more_body": more})
+
+        return send_parts
 
 
 async def _until_gone(receive: Receive) -> None:

@@ -25,19 +25,25 @@ class Metrics:
                 name, "Texts or tokens in a batch.", registry=self._registry, buckets=_SIZES
             )
 
-    def request(self, method: str, ticket: Ticket, seconds: float, failure: str = "") -> None:
-        """Count a request that is done, or that failed by an error of this type."""
-        for route in ["request", *([method] if method in _ROUTES else [])]:
-            self._count(f"te_{route}_count")
-            if failure:
-                self._count(f"te_{route}_failure", err=failure)
-            else:
-                self._count(f"te_{route}_success")
-                self._observe(f"te_{route}_duration", seconds)
-        if not failure:
-            self._observe("te_request_tokenization_duration", ticket.preparation)
-            self._observe("te_request_queue_duration", ticket.waiting)
-            self._observe("te_request_inference_duration", ticket.computing)
+    def success(self, method: str, ticket: Ticket, seconds: float) -> None:
+        """Count a request that got its result."""
+        for name in self._names(method):
+            self._count(f"te_{name}_count")
+            self._count(f"te_{name}_success")
+            self._observe(f"te_{name}_duration", seconds)
+        self._observe("te_request_tokenization_duration", ticket.preparation)
+        self._observe("te_request_queue_duration", ticket.waiting)
+        self._observe("te_request_inference_duration", ticket.computing)
+
+    def failure(self, method: str, error: str) -> None:
+        """Count a request that got an error of this type."""
+        for name in self._names(method):
+            self._count(f"te_{name}_count")
+            self._count(f"te_{name}_failure", err=error)
+
+    @staticmethod
+    def _names(method: str) -> list[str]:
+        return ["request", *([method] if method in _ROUTES else [])]
 
     def batch(self, texts: int, tokens: int) -> None:
         """Count a batch on the devices."""

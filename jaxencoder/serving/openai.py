@@ -37,9 +37,7 @@ class OpenAI:
         data = [{"object": "embedding", "index": i, "embedding": vector} for i, vector in enumerate(vectors)]
         tokens = answer.ticket.tokens
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-        return reply(
-            {"object": "list", "data": data, "model": body.model or model.name, "usage": usage}, answer.headers
-        )
+        return reply({"object": "list", "data": data, "model": model.name, "usage": usage}, answer.headers)
 
     async def models(self) -> Response:
         """The models of this server."""

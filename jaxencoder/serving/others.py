@@ -11,12 +11,18 @@ from fastapi import APIRouter, Response
 
 from jaxencoder.inference.quantize import quantize
 from jaxencoder.serving import schemas
-from jaxencoder.serving.deployment import Deployment, Truncation
+from jaxencoder.serving.deployment import NO_PROMPT, Deployment
 from jaxencoder.serving.service import Service, of_kind
 from jaxencoder.serving.tei import reply
+from jaxencoder.serving.truncation import Truncation
 
 # Cohere's input types, and the names of prompts that say the same.
-_PROMPTS = {"search_query": ("query",), "search_document": ("document", "passage", "corpus")}
+_PROMPTS = {
+    "search_query": ("query", "search_query"),
+    "search_document": ("document", "passage", "corpus", "search_document"),
+    "classification": ("classification",),
+    "clustering": ("clustering", "separation"),
+}
 
 
 class OtherServers:
@@ -116,14 +122,24 @@ class OtherServers:
 
 
 def _prompt(model: Deployment, input_type: str | None) -> str | None:
-    """The name of the prompt for one of Cohere's input types, or of a prompt's name."""
-    if input_type is None or input_type in model.prompts:
+    """The name of the prompt for one of Cohere's input types, or of a prompt's name.
+
+    "search_query" is the prompt called query, Query or retrieval.query. A model without any prompt embeds all alike.
+    """
+    names = (*model.prompts, *model.roles)
+    if input_type is None or input_type in names:
         return input_type
-    if input_type in ("classification", "clustering"):
-        return None
     if input_type not in _PROMPTS:
-        raise ValueError(f"input_type is {input_type!r}; give {', '.join([*_PROMPTS, 'classification', 'clustering'])}")
-    return next((name for name in _PROMPTS[input_type] if name in (*model.prompts, *model.roles)), None)
+        raise ValueError(f"input_type is {input_type!r}; give one of {', '.join([*_PROMPTS, *names])}")
+    by_purpose = {name.lower().rpartition(".")[2]: name for name in reversed(names)}
+    for purpose in _PROMPTS[input_type]:
+        if purpose in by_purpose:
+            return by_purpose[purpose]
+    if names and input_type.startswith("search"):
+        raise ValueError(
+            f"input_type is {input_type!r}, but this model's prompts are {', '.join(names)}; give one of them"
+        )
+    return NO_PROMPT
 
 
 def _pair_scores(model: Deployment, first: list[str], second: list[str]) -> list[float]:

@@ -44,8 +44,13 @@ class Embed(EmbedAll):
     encoding_format: Literal["float"] | None = None  # sent by huggingface_hub
 
 
+class NoParameters(Body):
+    """What huggingface_hub sends with each request."""
+
+
 class Predict(Truncated):
     inputs: str | list[str] | list[list[str]]
+    parameters: NoParameters | None = None
     raw_scores: bool | None = False
 
 
@@ -89,6 +94,7 @@ class Decode(Body):
 class FillMask(Body):
     model: Model = None
     inputs: str
+    parameters: NoParameters | None = None
     top_k: Annotated[int, Field(ge=1)] = 5
 
 

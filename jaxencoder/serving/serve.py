@@ -1,6 +1,7 @@
 """Opening models and serving them until the process gets a signal to stop."""
 
 import logging
+import math
 import socket
 import sys
 from collections.abc import Sequence
@@ -13,8 +14,6 @@ from jaxencoder.inference.load import load
 from jaxencoder.serving.app import create_app
 from jaxencoder.serving.config import DEFAULT_CONFIG, ServerConfig
 from jaxencoder.serving.service import Service
-
-_SHUTDOWN_SECONDS = 30  # for the requests in work
 
 
 def serve(
@@ -54,7 +53,7 @@ def serve(
             _warm_up(service)
         kinds = ", ".join(f"{name} ({deployment.kind})" for name, deployment in service.deployments.items())
         print(f"serving {kinds} at http://{host}:{listener.getsockname()[1]}", file=sys.stderr, flush=True)
-        app, seconds = create_app(service), _SHUTDOWN_SECONDS
+        app, seconds = create_app(service), math.ceil(config.request_timeout)
         settings = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=seconds, server_header=False)
         uvicorn.Server(settings).run([listener])
 

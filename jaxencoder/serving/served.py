@@ -1,9 +1,10 @@
 """A model whose methods may be called by many threads at once, which share the batches of an engine."""
 
 import dataclasses
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -13,12 +14,21 @@ from jaxencoder.objectives.objective import Batch, Params
 from jaxencoder.serving.engine import Engine, Program
 from jaxencoder.text.buckets import BatchPlan
 
+_FOR_PROMPT = threading.Lock()
+
 
 @dataclass(frozen=True, eq=False)
 class ServedModel(Model):
     """A model that runs its batches in an engine."""
 
+    kept_tasks: ClassVar[int] = 1000  # all: requests are for any of them
+
     engine: Engine = field(kw_only=True, repr=False)
+
+    def for_prompt(self, name: str | None) -> OpenedModel:
+        """As `OpenedModel.for_prompt`, for one thread at a time."""
+        with _FOR_PROMPT:
+            return super().for_prompt(name)
 
     def run(
         self,

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
 import jax
@@ -41,9 +41,9 @@ class Service:
             raise ValueError("there is no model to serve; name at least one")
         self.config, self.metrics = config, Metrics()
         self.engine = Engine(config.max_batch_tokens, self.metrics.batch)
-        self.deployments = {
-            name: Deployment(name, model, self.engine, config.default_prompt) for name, model in models.items()
-        }
+        self.deployments = {name: Deployment(name, model, self.engine) for name, model in models.items()}
+        if config.default_prompt is not None:
+            self._set_default_prompt(config.default_prompt)
         self.requests = 0  # in work or waiting
         self._threads = ThreadPoolExecutor(min(config.max_concurrent_requests, _MOST_THREADS), "request")
 
@@ -58,9 +58,9 @@ class Service:
         return self.engine.warm_up(progress)
 
     def close(self) -> None:
-        """Finish what is in work."""
-        self._threads.shutdown()
+        """Stop after the batch in work; other requests get an error."""
         self.engine.close()
+        self._threads.shutdown(cancel_futures=True)
 
     def find(self, name: str | None = None, suits: Callable[[Deployment], int] = lambda model: 0) -> Deployment:
         """The model of this name, or the first of those that suit a route best.
@@ -83,6 +83,12 @@ class Service:
         if texts > most:
             raise ServingError("Validation", f"batch size {texts} > maximum allowed batch size {most}")
 
+    def _set_default_prompt(self, prompt: str) -> None:
+        embedders = {name: x for name, x in self.deployments.items() if x.kind in ("embedding", "sparse")}
+        if not embedders:
+            raise ValueError(f"default_prompt is {prompt!r}, but no model here embeds texts with prompts; leave it out")
+        self.deployments |= {name: replace(model, default_prompt=prompt) for name, model in embedders.items()}
+
     async def answer(self, method: str, work: Callable[[], T], texts: Iterable[str] = ()) -> Answer[T]:
         """The result of `work`, which runs in a thread; it is given up when the client goes, or after the time-out.
 
@@ -93,32 +99,26 @@ class Service:
         ticket = Ticket()
         context = contextvars.copy_context()
         context.run(current_ticket.set, ticket)
-        failure = ""
         try:
             future = asyncio.get_running_loop().run_in_executor(self._threads, context.run, work)
             async with asyncio.timeout(self.config.request_timeout):
                 result = await future
         except (TimeoutError, asyncio.CancelledError, Cancelled) as error:
             self.engine.cancel(ticket)
-            failure = "Timeout"
             if isinstance(error, asyncio.CancelledError):
                 raise
             seconds = self.config.request_timeout
             raise ServingError(
                 "Timeout", f"the request took longer than {seconds:g} seconds; send fewer texts"
             ) from None
-        except ServingError as error:
-            failure = error.type
+        except ServingError:
             raise
         except ValueError as error:
-            failure = "Validation"
             raise ServingError("Validation", " ".join(str(error).split())) from error
         except Exception as error:
-            failure = "Backend"
             log.exception("A request failed.")
             raise ServingError("Backend", f"the request failed: {type(error).__name__}") from error
-        finally:
-            self.metrics.request(method, ticket, time.perf_counter() - ticket.started, failure)
+        self.metrics.success(method, ticket, time.perf_counter() - ticket.started)
         return Answer(result, ticket, _headers(ticket, sum(map(len, texts))))
 
 

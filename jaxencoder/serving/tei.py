@@ -3,15 +3,17 @@
 import functools
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import orjson
 from fastapi import APIRouter, Response
 
 from jaxencoder.serving import schemas
-from jaxencoder.serving.deployment import Deployment, Truncation
+from jaxencoder.serving.deployment import Deployment
 from jaxencoder.serving.service import Answer, Service, of_kind
+from jaxencoder.serving.token_ids import text_of_ids
+from jaxencoder.serving.truncation import Truncation
 from jaxencoder.version import __version__
 
 
@@ -26,8 +28,8 @@ def input_texts(deployment: Deployment, inputs: schemas.Inputs) -> list[str]:
     if isinstance(inputs, str):
         return [inputs]
     if inputs and isinstance(inputs[0], int):
-        return [deployment.text_of_ids(inputs)]  # type: ignore[arg-type]
-    return [x if isinstance(x, str) else deployment.text_of_ids(x) for x in inputs]  # type: ignore[arg-type]
+        return [text_of_ids(deployment.tokenizer, cast(list[int], inputs))]
+    return [x if isinstance(x, str) else text_of_ids(deployment.tokenizer, cast(list[int], x)) for x in inputs]
 
 
 def number_of(inputs: Any) -> int:
@@ -126,6 +128,8 @@ class TextEmbeddingsInference:
         if model.kind == "tagger":
             if any(len(row) > 1 for row in rows):
                 raise ValueError("this model tags single texts; give each input as one text")
+            if body.raw_scores or self._truncation(body).side == "left":
+                raise ValueError("this model tags texts of any length; leave raw_scores and truncation_direction out")
             return [list(map(_as_pipeline, entities)) for entities in model.tag([row[0] for row in rows])]
         results: list[Any] = [None] * len(rows)
         for size in (1, 2):
@@ -191,6 +195,7 @@ class TextEmbeddingsInference:
     async def any(self, body: schemas.AnyBody) -> Response:
         """The route of the model's kind: embed, embed_all, embed_sparse, predict or rerank, or similarity."""
         model = self._service.find(schemas.Named.model_validate(body).model)
+        body = body | {"model": model.name}
         if isinstance(body.get("inputs"), dict):
             return await self.similarity(schemas.Similarity.model_validate(body))
         if model.kind == "reranker" and "query" in body:

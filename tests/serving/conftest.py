@@ -14,6 +14,7 @@ import uvicorn
 from fastapi.testclient import TestClient
 
 from jaxencoder.api import Model
+from jaxencoder.model.cross_encoder import CrossEncoderConfig
 from jaxencoder.model.multi_vector import MultiVectorConfig
 from jaxencoder.model.sentence import SentenceConfig
 from jaxencoder.model.sparse import SparseConfig
@@ -31,18 +32,28 @@ TEXTS = SENTENCES[40:52]
 
 @pytest.fixture(scope="session")
 def models(make_model) -> dict[str, Model]:  # noqa: F811
-    """A model of each kind by the kind's name."""
+    """A model of each kind by the kind's name, and others."""
     masked = make_model(MaskedLM())
     pairs = make_model(Classification(labels=2, class_names=("0", "1")))
     data = dataclasses.replace(pairs.config.data, pair_field="pair")
     settings = SentenceConfig(prompts=PROMPTS, include_prompt=False)
     tags = ("O", "B-place", "I-place")
+    values = make_model(Classification(labels=1))
+    cross_encoder = CrossEncoderConfig("tanh", prompts=(("task", "the mat "),), default_prompt="task")
+    towers = SentenceConfig(default_role="document", normalize=True)
+    query_tower = make_model(MaskedLM(), num_layers=1)
     return {
         "embedding": dataclasses.replace(masked, sentence=settings),
         "sparse": dataclasses.replace(masked, sentence=SentenceConfig(similarity="dot", sparse=SparseConfig())),
         "multi_vector": dataclasses.replace(masked, multi_vector=MultiVectorConfig(is_only=True)),
         "reranker": dataclasses.replace(pairs, config=dataclasses.replace(pairs.config, data=data)),
         "classifier": make_model(Classification(labels=3, class_names=("bad", "fair", "good"))),
+        "towers": dataclasses.replace(masked, sentence=towers, queries=query_tower),
+        "cross_encoder": dataclasses.replace(
+            values, config=dataclasses.replace(values.config, data=data), cross_encoder=cross_encoder
+        ),
+        "several_classes": make_model(Classification(class_names=("a", "b", "c"), multi_label=True, labels=3)),
+        "values": values,
         "tagger": make_model(TokenClassification(tags=tags)),
     }
 

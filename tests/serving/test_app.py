@@ -36,12 +36,13 @@ def test_metrics(serve):
     client = serve()
     client.post("/embed", json={"inputs": TEXTS})
     client.post("/embed", json={"inputs": "a", "dimensions": 999})
+    client.post("/embed", json={"inputs": 5})
     text = client.get("/metrics").text
     for line in (
-        "te_request_count 2.0",
+        "te_request_count 3.0",
         "te_request_success 1.0",
-        'te_request_failure{err="Validation"} 1.0',
-        "te_embed_count 2.0",
+        'te_request_failure{err="Validation"} 2.0',
+        "te_embed_count 3.0",
         "te_request_duration_count 1.0",
         "te_request_queue_duration_count 1.0",
         "te_queue_size 0.0",

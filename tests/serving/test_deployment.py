@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from jaxencoder.inference.rerank import score_pairs
-from jaxencoder.serving.deployment import Truncation
 from jaxencoder.serving.errors import ServingError
+from jaxencoder.serving.token_ids import text_of_ids
+from jaxencoder.serving.truncation import Truncation
 from jaxencoder.tasks.token_classification.predict import predict_tags
 
 from .conftest import TEXTS
@@ -14,9 +15,14 @@ LONG = " ".join(TEXTS * 9)
 
 
 def test_kinds(service):
-    assert {name: model.kind for name, model in service.deployments.items()} == {
-        name: name for name in service.deployments
+    others = {
+        "towers": "embedding",
+        "cross_encoder": "reranker",
+        "several_classes": "classifier",
+        "values": "classifier",
     }
+    kinds = {name: model.kind for name, model in service.deployments.items()}
+    assert kinds == {name: others.get(name, name) for name in kinds}
 
 
 @pytest.mark.parametrize("normalize", [False, True])
@@ -39,6 +45,18 @@ def test_token_vectors_are_the_models(service, models):
         np.testing.assert_allclose(vectors, row, atol=1e-5)
 
 
+@pytest.mark.parametrize("role", [None, "query", "document"])
+def test_each_tower_embeds_texts_of_its_role(service, models, role):
+    model, served = models["towers"], service.deployments["towers"]
+    tower = model.queries if role == "query" else model
+    hidden, mask = tower.tokens([*TEXTS, LONG])
+    mean = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdims=True)
+    expected = mean / np.linalg.norm(mean, axis=1, keepdims=True)
+    np.testing.assert_allclose(served.embed([*TEXTS, LONG], role), expected, atol=1e-5)
+    for vectors, row, is_token in zip(served.embed_tokens(TEXTS, role), hidden, mask, strict=False):
+        np.testing.assert_allclose(vectors, row[is_token][: len(vectors)], atol=1e-5)
+
+
 def test_sparse_vectors_are_the_models(service, models):
     expected = models["sparse"].embed_sparse(TEXTS).toarray()
     for row, entries in zip(expected, service.deployments["sparse"].embed_sparse(TEXTS), strict=True):
@@ -55,6 +73,37 @@ def test_scores_are_the_models(service, models):
     matrices = models["multi_vector"].embed_tokens([query], "query"), models["multi_vector"].embed_tokens(TEXTS)
     expected = models["multi_vector"].max_similarities(*matrices)[0]
     np.testing.assert_allclose(service.deployments["multi_vector"].rerank(query, TEXTS), expected, rtol=1e-5)
+
+
+def test_a_cross_encoder_keeps_its_prompt_and_activation(service, models):
+    model, query = service.deployments["cross_encoder"], "the cat"
+    expected = score_pairs(models["cross_encoder"], [query] * len(TEXTS), TEXTS)
+    np.testing.assert_allclose(model.rerank(query, TEXTS), expected, atol=1e-6)
+    np.testing.assert_allclose(np.tanh(model.rerank(query, TEXTS, raw_scores=True)), expected, atol=1e-6)
+    predicted = [scores[0].score for scores in model.predict([query] * len(TEXTS), TEXTS)]
+    np.testing.assert_allclose(predicted, expected, atol=1e-6)
+    room = models["cross_encoder"].max_length - len(
+        models["cross_encoder"].tokenizer.encode_batch([query], [""])[0].ids
+    )
+    with pytest.raises(ValueError, match="at most 64 tokens"):  # with the prompt
+        model.rerank(query, ["the " * room], truncation=Truncation(is_allowed=False))
+
+
+def test_a_pair_has_the_probabilities_of_both_classes(service, models):
+    ((first, second),) = service.deployments["reranker"].predict(["the cat"], ["a mat"])
+    (expected,) = models["reranker"].classify(["the cat"], ["a mat"])
+    assert {first.label: first.score, second.label: second.score} == pytest.approx(expected.probabilities, abs=1e-6)
+
+
+def test_several_classes_and_values(service, models):
+    for scores, expected in zip(
+        service.deployments["several_classes"].predict(TEXTS), models["several_classes"].classify(TEXTS), strict=True
+    ):
+        assert dict(scores) == pytest.approx(expected.probabilities, abs=1e-6)
+    for scores, expected in zip(
+        service.deployments["values"].predict(TEXTS), models["values"].classify(TEXTS), strict=True
+    ):
+        assert [score for _, score in scores] == pytest.approx([expected.prediction], abs=1e-5)
 
 
 def test_classes_are_the_models(service, models):
@@ -105,17 +154,18 @@ def test_long_texts_are_refused_if_asked(service, models):
 
 
 def test_ids_are_this_tokenizers(service, models):
-    model, tokenizer = service.deployments["embedding"], models["embedding"].tokenizer
-    for special in (False, True):
-        (encoding,) = tokenizer.encode_batch([TEXTS[3]], special=special)
-        assert model.text_of_ids(encoding.ids.tolist()) == TEXTS[3]
+    tokenizer = models["embedding"].tokenizer
+    for text in (TEXTS[3], "", "the [MASK] sat"):
+        for special in (False, True):
+            (encoding,) = tokenizer.encode_batch([text], special=special)
+            assert text_of_ids(tokenizer, encoding.ids.tolist()) == text
     with pytest.raises(
         ValueError, match="token id 100257 is outside this model's vocabulary.*check_embedding_ctx_length"
     ):
-        model.text_of_ids([5, 100257])
+        text_of_ids(tokenizer, [5, 100257])
     pieces = [i for i, token in enumerate(map(tokenizer.token, range(tokenizer.vocab_size))) if token.startswith("##")]
     with pytest.raises(ValueError, match="are not what this model's tokenizer makes of"):
-        model.text_of_ids(pieces[:6])
+        text_of_ids(tokenizer, pieces[:6])
 
 
 @pytest.mark.parametrize(
@@ -130,7 +180,7 @@ def test_ids_are_this_tokenizers(service, models):
     ],
 )
 def test_another_kind_of_model(service, kind, work):
-    with pytest.raises(ServingError, match=f"{kind} is a {kind} model, not a"):
+    with pytest.raises(ServingError, match=f"{kind} is an? {kind} model, not a"):
         work(service.deployments[kind])
 
 
@@ -142,8 +192,8 @@ def test_wrong_options(service):
         model.embed(TEXTS, dimensions=33)
     with pytest.raises(ValueError, match="truncation_direction is Left"):
         service.deployments["classifier"].predict(TEXTS, truncation=Truncation(side="left"))
-    with pytest.raises(ValueError, match="scores pairs of texts"):
-        service.deployments["reranker"].predict(TEXTS)
+    with pytest.raises(ValueError, match="would drop the prompt 'the cat '"):
+        model.embed(TEXTS, "query", truncation=Truncation(side="left"))
 
 
 def test_a_default_prompt(service, models):

@@ -9,6 +9,7 @@ from jaxencoder.inference.model import OpenedModel
 from jaxencoder.serving.deployment import Deployment
 from jaxencoder.serving.engine import Cancelled, Engine, Program, Ticket, current_ticket
 from jaxencoder.serving.errors import ServingError
+from jaxencoder.serving.truncation import Truncation
 from tests.inference.conftest import SENTENCES
 
 PAIRS = [(SENTENCES[i], SENTENCES[-i]) for i in range(1, 40)]
@@ -146,23 +147,29 @@ def test_a_request_that_fails_fails_alone(models, engine, monkeypatch, caplog):
 
 
 def test_nothing_is_compiled_after_the_warm_up(models, engine):
-    deployments = [Deployment(kind, model, engine) for kind, model in models.items()]
-    for deployment in deployments:
-        deployment.warm_up()
-    assert engine.warm_up() > 20
     compiled = []
     jax.monitoring.register_event_duration_secs_listener(
         lambda name, seconds, **_: compiled.append(name) if "backend_compile" in name else None
     )
-    by_kind = {deployment.kind: deployment for deployment in deployments}
+    by_kind = {name: Deployment(name, model, engine) for name, model in models.items()}
+    for deployment in by_kind.values():
+        deployment.warm_up()
+    assert engine.warm_up() > 20
+    jax.jit(lambda x: x + 1)(np.zeros(7))
+    assert compiled  # so that what follows can fail
+    compiled.clear()
     for number in (1, 3, 9, 27, 80):
         texts = SENTENCES[:number]
         for prompt in (None, "query", "passage"):
             by_kind["embedding"].embed(texts, prompt, dimensions=number % 30 + 1)
+            by_kind["towers"].embed(texts, prompt and prompt.replace("passage", "document"))
+        by_kind["embedding"].embed(texts, truncation=Truncation(side="left"))
         by_kind["embedding"].embed_tokens(texts)
         by_kind["sparse"].embed_sparse(texts, "query")
         by_kind["multi_vector"].rerank("the cat", texts)
         by_kind["reranker"].rerank("the cat", texts)
+        by_kind["cross_encoder"].rerank("the cat", texts)
+        by_kind["cross_encoder"].predict(texts)
         by_kind["classifier"].predict(texts)
         by_kind["classifier"].predict(texts, texts)
         by_kind["tagger"].tag(texts)
@@ -170,17 +177,41 @@ def test_nothing_is_compiled_after_the_warm_up(models, engine):
     assert not compiled
 
 
-def test_a_closed_engine_answers_what_it_has_and_no_more(models, monkeypatch):
+def test_a_long_request_lets_others_go_first(models, engine, batches, monkeypatch):
+    embedding, classifier = (Deployment(kind, models[kind], engine) for kind in ("embedding", "classifier"))
+    started, released = hold(monkeypatch)
+    with ThreadPoolExecutor(4) as threads:
+        first = threads.submit(embedding.embed, SENTENCES[:1])
+        assert started.wait(60)
+        long = threads.submit(embedding.embed, SENTENCES[:80])
+        while engine.queue_size < 1:
+            pass
+        others = [threads.submit(classifier.predict, SENTENCES[:1]), threads.submit(embedding.embed, SENTENCES[:1])]
+        while engine.queue_size < 3:
+            pass
+        released.set()
+        for result in (first, long, *others):
+            result.result()
+    # One batch of the long request, then the classifier's, then the rest with the other text.
+    assert batches[0][0] == batches[2][0] == 1 and sum(texts for texts, _ in batches[1:]) == 82
+
+
+def test_a_closed_engine_ends_its_batch_and_answers_no_more(models, monkeypatch):
     engine = Engine(256)
     model = Deployment("model", models["embedding"], engine)
     started, released = hold(monkeypatch)
     with ThreadPoolExecutor(3) as threads:
-        answers = [threads.submit(model.embed, [text]) for text in SENTENCES[:2]]
+        first = threads.submit(model.embed, SENTENCES[:1])
         assert started.wait(60)
+        second = threads.submit(model.embed, SENTENCES[:1])
+        while not engine.queue_size:
+            pass
         closing = threads.submit(engine.close)
+        with pytest.raises(ServingError, match="shuts down"):
+            second.result()
         released.set()
         closing.result()
-        assert all(len(answer.result()) == 1 for answer in answers)
+        assert len(first.result()) == 1
     assert not engine.is_alive
     with pytest.raises(ServingError, match="shuts down") as error:
         list(engine.run(Program(models["embedding"], lambda params, rows: 0, 64, None), [np.zeros(3, np.int32)]))

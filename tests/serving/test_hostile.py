@@ -30,15 +30,16 @@ HOSTILE = {
 
 
 def test_hostile_clients_harm_no_other(address, service, models):
-    """300 of them and 60 others, at once."""
+    """240 of them and 60 others, at once."""
     expected = models["embedding"].embed(TEXTS, prompt="", normalize=True)
     place, kinds = urlsplit(address), random.Random(0)
 
     def attack(number: int) -> None:
-        with socket.create_connection((place.hostname, place.port), timeout=60) as connection:
+        with socket.create_connection((place.hostname, place.port), timeout=1) as connection:
             connection.sendall(kinds.choice([*HOSTILE.values()]))
             if number % 3 == 0:
-                connection.recv(100)  # others leave at once
+                with contextlib.suppress(TimeoutError, ConnectionError):
+                    connection.recv(100)  # others leave at once
 
     def attack_patiently(content: bytes) -> None:
         with socket.create_connection((place.hostname, place.port), timeout=0.2) as connection:
@@ -58,14 +59,14 @@ def test_hostile_clients_harm_no_other(address, service, models):
     with ThreadPoolExecutor(40) as threads:
         for content in HOSTILE.values():
             threads.submit(attack_patiently, content).result()
-        answers = []
+        answers, attacks = [], []
         for number in range(300):
             if number % 5 == 0:
                 answers.append(threads.submit(ask, number))
-            elif number % 3:
-                threads.submit(attack, number)
-        for answer in answers:
-            answer.result()
+            else:
+                attacks.append(threads.submit(attack, number))
+        for done in [*answers, *attacks]:
+            done.result()
     assert service.is_healthy
 
 

@@ -37,6 +37,8 @@ def test_cohere_truncation(client):
     assert np.abs(np.subtract(*vectors.values())).max() > 1e-3
     reply = client.post("/v2/embed", json={"texts": [long], "truncate": "NONE"})
     assert reply.status_code == 422 and "must have at most 64 tokens" in reply.json()["error"]
+    reply = client.post("/v2/embed", json={"texts": TEXTS, "input_type": "search_query", "model": "embedding"})
+    assert reply.status_code == 200
     reply = client.post("/v2/embed", json={"texts": TEXTS, "input_type": "image"})
     assert reply.status_code == 422 and "input_type is 'image'" in reply.json()["error"]
 

@@ -35,8 +35,10 @@ def test_options_of_embed(client, models):
     }
     expected = models["embedding"].embed([LONG], prompt="query", dimensions=5)
     np.testing.assert_allclose(client.post("/embed", json=body).json(), expected, atol=1e-6)
-    left = client.post("/embed", json=body | {"truncation_direction": "left"}).json()
-    assert np.abs(np.array(left) - expected).max() > 1e-3
+    reply = client.post("/embed", json=body | {"truncation_direction": "left"})
+    assert_error(reply, "Validation", "truncation_direction is Left, which would drop the prompt 'the cat '")
+    left = client.post("/embed", json={"inputs": [LONG], "truncation_direction": "left"}).json()
+    assert np.abs(np.array(left) - client.post("/embed", json={"inputs": [LONG]}).json()).max() > 1e-3
     nulls = {"inputs": TEXTS[0], "normalize": None, "truncate": None, "prompt_name": None, "dimensions": None}
     assert client.post("/embed", json=nulls).json() == client.post("/embed", json={"inputs": TEXTS[0]}).json()
 
@@ -59,8 +61,9 @@ def test_ids_are_embedded_as_their_text(client, models):
         ({"inputs": "a", "dimensions": 0}, "Validation", "`dimensions`"),
         ({"inputs": "a", "normalise": True}, "Validation", "`normalise` is no field of this request"),
         ({"inputs": "a", "truncation_direction": "up"}, "Validation", "`truncation_direction`"),
-        ({"inputs": [1.5]}, "Validation", "`inputs"),
-        ({"inputs": {"text": "a"}}, "Validation", "`inputs"),
+        ({"inputs": 5}, "Validation", "`inputs` is wrong at 5: it should be a valid string, or a valid list"),
+        ({"inputs": [1.5]}, "Validation", "`inputs` is wrong at [1.5]: it should be a valid string"),
+        ({"inputs": {"text": "a"}}, "Validation", "`inputs` is wrong at {'text': 'a'}"),
         ({"inputs": [[1, 99999]]}, "Validation", "token id 99999 is outside this model's vocabulary"),
         ({}, "Validation", "`inputs` is missing"),
         ({"inputs": "a", "model": "other"}, "NotFound", "model is 'other'; this server has embedding"),
@@ -112,6 +115,8 @@ def test_predict_of_a_tagger(client, service):
         (x["type"], x["text"], x["start"]) for x in expected
     ]
     assert_error(client.post("/predict", json={"inputs": ["a", "b"], "model": "tagger"}), "Validation", "single texts")
+    reply = client.post("/predict", json={"inputs": "a", "model": "tagger", "raw_scores": True})
+    assert_error(reply, "Validation", "leave raw_scores and truncation_direction out")
 
 
 def test_rerank(client, service):
@@ -125,7 +130,7 @@ def test_rerank(client, service):
     assert 1 / (1 + np.exp(-raw[0]["score"])) == pytest.approx(ranks[0]["score"], abs=1e-6) and "text" not in raw[0]
     assert_error(client.post("/rerank", json={"query": "a", "texts": []}), "Empty", "`texts` cannot be empty")
     reply = client.post("/rerank", json={"query": "a", "texts": ["b"], "model": "embedding"})
-    assert_error(reply, "Backend", "embedding is a embedding model")
+    assert_error(reply, "Backend", "embedding is an embedding model")
 
 
 def test_similarity(client, models):
