@@ -35,6 +35,7 @@ class OpenedModel(Checkpoint):
     """A checkpoint that runs on this process's devices, in the dtype and with the kernels of `compute`."""
 
     kept_tasks: ClassVar[int] = 2
+    row_step: ClassVar[int] = 4  # see `buckets.plan`
 
     queries: "OpenedModel | None" = None
     generator: "OpenedModel | None" = None
@@ -118,7 +119,8 @@ class OpenedModel(Checkpoint):
         if batch_tokens < 1:
             raise ValueError(f"batch_tokens is {batch_tokens}; give at least 1")
         pending = None
-        for plan in buckets.plan([len(x) for x in ids], buckets.row_lengths(limit), batch_tokens):
+        lengths = [len(x) for x in ids]
+        for plan in buckets.plan(lengths, buckets.row_lengths(limit), batch_tokens, self.row_step):
             rows: Batch = {name: jnp.asarray(x) for name, x in buckets.batch(ids, plan, tokenizer.pad_id).items()}
             if global_tokens.first_token_is_global(self):
                 rows["global_slots"] = first_tokens(rows["segment_ids"], buckets.max_texts_per_row(plan.length))

@@ -163,7 +163,9 @@ class Engine:
         shapes = [
             (program, rows, length)
             for program in programs.values()
-            for rows, length in buckets.batch_shapes(buckets.row_lengths(program.limit), self.batch_tokens)
+            for rows, length in buckets.batch_shapes(
+                buckets.row_lengths(program.limit), self.batch_tokens, program.model.row_step
+            )
         ]
         for done, (program, rows, length) in enumerate(shapes):
             progress(done, len(shapes))

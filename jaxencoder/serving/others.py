@@ -124,7 +124,7 @@ class OtherServers:
 def _prompt(model: Deployment, input_type: str | None) -> str | None:
     """The name of the prompt for one of Cohere's input types, or of a prompt's name.
 
-    "search_query" is the prompt called query, Query or retrieval.query. A model without any prompt embeds all alike.
+    "search_query" is the prompt called query, Query or retrieval.query. A model without prompts embeds every text in the same way.
     """
     names = (*model.prompts, *model.roles)
     if input_type is None or input_type in names:

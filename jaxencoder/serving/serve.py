@@ -15,6 +15,8 @@ from jaxencoder.serving.app import create_app
 from jaxencoder.serving.config import DEFAULT_CONFIG, ServerConfig
 from jaxencoder.serving.service import Service
 
+_SWITCH_SECONDS = 0.0005  # a tenth of Python's: the thread of connections waits less for those of requests
+
 
 def serve(
     models: Sequence[str],
@@ -47,6 +49,7 @@ def serve(
         )
     # Each request would be told of its truncated texts in the log.
     logging.getLogger("jaxencoder.text.buckets").setLevel(logging.ERROR)
+    sys.setswitchinterval(_SWITCH_SECONDS)
     with _bound_socket(host, port) as listener:  # before the models are opened, which takes long
         service = Service({name: load(model, dtype) for name, model in zip(names, models, strict=True)}, config)
         if warms_up:

@@ -22,6 +22,7 @@ class ServedModel(Model):
     """A model that runs its batches in an engine."""
 
     kept_tasks: ClassVar[int] = 1000  # all: requests are for any of them
+    row_step: ClassVar[int] = 2  # batches of requests are rarely full, and all programs are compiled before
 
     engine: Engine = field(kw_only=True, repr=False)
 

@@ -49,13 +49,14 @@ def padded_size(number: int) -> int:
     return 1 << max(0, number - 1).bit_length()
 
 
-def plan(lengths: Sequence[int], row_lengths: Sequence[int], batch_tokens: int) -> Iterator[BatchPlan]:
+def plan(lengths: Sequence[int], row_lengths: Sequence[int], batch_tokens: int, step: int = 4) -> Iterator[BatchPlan]:
     """Group texts into batches of few shapes, longest first, so that memory runs out at once or never.
 
     Args:
         lengths: tokens of each text, at most row_lengths[-1], the last of the ascending lengths of rows.
         batch_tokens: tokens in a batch, padding included; a batch has batch_tokens // length rows, at least 1. Only the
-            last batch of a length may have fewer, by a power of 4.
+            last batch of a length may have fewer, by a power of `step`.
+        step: a small one leaves less of the last batch empty, for more programs.
     """
     by_length = defaultdict(list)
     for length, texts in _packed(lengths, row_lengths):
@@ -63,22 +64,22 @@ def plan(lengths: Sequence[int], row_lengths: Sequence[int], batch_tokens: int) 
     for length, packed in by_length.items():
         start = 0
         while start < len(packed):
-            most, *fewer = _row_counts(length, batch_tokens)
+            most, *fewer = _row_counts(length, batch_tokens, step)
             rows = min([rows for rows in fewer if rows >= len(packed) - start], default=most)
             yield _batch_of(packed[start : start + rows], lengths, rows, length)
             start += rows
 
 
-def batch_shapes(row_lengths: Sequence[int], batch_tokens: int) -> list[tuple[int, int]]:
+def batch_shapes(row_lengths: Sequence[int], batch_tokens: int, step: int = 4) -> list[tuple[int, int]]:
     """All shapes (rows, length) of the batches of `plan`, the largest first."""
-    return [(rows, length) for length in reversed(row_lengths) for rows in _row_counts(length, batch_tokens)]
+    return [(rows, length) for length in reversed(row_lengths) for rows in _row_counts(length, batch_tokens, step)]
 
 
-def _row_counts(length: int, batch_tokens: int) -> list[int]:
-    """The numbers of rows that a batch may have, descending: 32 -> 32, 8, 2, 1"""
+def _row_counts(length: int, batch_tokens: int, step: int) -> list[int]:
+    """The numbers of rows that a batch may have, descending: 32 -> 32, 8, 2, 1 in steps of 4"""
     counts = [max(1, batch_tokens // length)]
     while counts[-1] > 1:
-        counts.append(-(-counts[-1] // 4))
+        counts.append(-(-counts[-1] // step))
     return counts
 
 

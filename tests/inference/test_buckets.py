@@ -106,10 +106,11 @@ def test_a_space_at_the_end_of_a_prompt(kind, joined) -> None:
     assert shared_tokens(tokenizer, "") == 1  # [CLS]
 
 
-def test_batch_shapes_are_those_of_plans():
+@pytest.mark.parametrize("step", [2, 4])
+def test_batch_shapes_are_those_of_plans(step):
     lengths, seen = row_lengths(100), set()
     for number in range(1, 60):
         for length in (3, 33, 65, 100):
-            seen |= {(p.rows, p.length) for p in plan([length] * number, lengths, 700)}
-    shapes = batch_shapes(lengths, 700)
+            seen |= {(p.rows, p.length) for p in plan([length] * number, lengths, 700, step)}
+    shapes = batch_shapes(lengths, 700, step)
     assert seen == set(shapes) and len(shapes) == len(seen)
