@@ -12,8 +12,8 @@ Files: glue/stsb/validation.jsonl in the folder JAXENCODER_SHARED_DATA (default:
 """
 
 import argparse
-import asyncio
 import contextlib
+import http.client
 import json
 import re
 import shutil
@@ -25,7 +25,9 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
@@ -149,36 +151,33 @@ def memory(model: str, folder: Path, requests: int) -> None:
         print(f"{sizes[0]:.0f} MiB after {requests // 10} requests, {sizes[1]:.0f} MiB after {sent}: {growth:+.1%}")
 
 
-def overload(model: str, folder: Path) -> None:
-    """Refusals with twice as many connections as the server takes, and the first answer afterwards."""
+def overload(model: str, folder: Path, seconds: float) -> None:
+    """Refusals while four times as many connections are busy as the server takes, and the first answer afterwards."""
     body = (folder / "bodies").read_text().splitlines()[0]
-
-    async def run(address: str) -> None:
-        refused, statuses = [], []
-
-        async def client(http: httpx.AsyncClient) -> None:
-            for _ in range(100):
-                start = time.perf_counter()
-                reply = await http.post("/embed", content=body, headers={"content-type": "application/json"})
-                statuses.append(reply.status_code)
-                if reply.status_code == 429:
-                    refused.append(1000 * (time.perf_counter() - start))
-                    await asyncio.sleep(0.1)
-
-        limits = httpx.Limits(max_connections=64)
-        async with httpx.AsyncClient(base_url=address, limits=limits, timeout=60) as http:
-            await http.get("/health")
-            await asyncio.gather(*(client(http) for _ in range(64)))
-            start = time.perf_counter()
-            reply = await http.post("/embed", content=body, headers={"content-type": "application/json"})
-            recovery = 1000 * (time.perf_counter() - start)
-        last = statistics.quantiles(refused, n=100)[-1]
-        print(f"{len(refused)} of {len(statuses)} refused: p50 {statistics.median(refused):.1f} ms, p99 {last:.1f} ms")
-        others = set(statuses) - {200, 429} or "none"
-        print(f"afterwards: {reply.status_code} in {recovery:.1f} ms; other statuses: {others}")
-
     with running("jaxencoder", model, "--max-concurrent-requests", "16") as (address, _):
-        asyncio.run(run(address))
+        probe = http.client.HTTPConnection(urlsplit(address).netloc, timeout=60)
+
+        def ask() -> tuple[int, float]:
+            start = time.perf_counter()
+            probe.request("POST", "/embed", body, {"Content-Type": "application/json"})
+            reply = probe.getresponse()
+            reply.read()
+            return reply.status, 1000 * (time.perf_counter() - start)
+
+        with ThreadPoolExecutor(1) as threads:
+            busy = threads.submit(load, address, folder, 64, seconds)
+            time.sleep(1)
+            answers = []
+            while not busy.done():
+                answers.append(ask())
+        refused = [milliseconds for status, milliseconds in answers if status == 429]
+        last, start = statistics.quantiles(refused, n=100)[-1], time.perf_counter()
+        while ask()[0] != 200:
+            pass
+        recovery = 1000 * (time.perf_counter() - start)
+        print(f"{len(refused)} of {len(answers)} refused: p50 {statistics.median(refused):.1f} ms, p99 {last:.1f} ms")
+        others = {status for status, _ in answers} - {200, 429} or "none"
+        print(f"the next answer after {recovery:.1f} ms; other statuses: {others}")
 
 
 def main() -> None:
@@ -199,7 +198,7 @@ def main() -> None:
         if args.memory:
             memory(args.model, folder, args.memory)
         elif args.overload:
-            overload(args.model, folder)
+            overload(args.model, folder, args.seconds)
         else:
             compare(args.model, folder, args.seconds)
 
