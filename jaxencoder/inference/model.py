@@ -114,8 +114,7 @@ class OpenedModel(Checkpoint):
             (the batch's texts and their positions in its rows, the function's values for the rows).
         """
         limit, tokenizer = self.limit(max_length), buckets.require_tokenizer(self.tokenizer)
-        if batch_tokens is None:  # keeps an accelerator busy, or the activations in a CPU's cache
-            batch_tokens = 1024 if jax.default_backend() == "cpu" else 8192
+        batch_tokens = default_batch_tokens() if batch_tokens is None else batch_tokens
         if batch_tokens < 1:
             raise ValueError(f"batch_tokens is {batch_tokens}; give at least 1")
         pending = None
@@ -196,6 +195,11 @@ class OpenedModel(Checkpoint):
             on_devices = jax.tree.leaves(self.base.device_params)
             shared = dict(zip(map(id, jax.tree.leaves(self.base.params)), on_devices, strict=True))
         return devices.replicate(self.params, self.mesh, self.compute.dtype, shared)
+
+
+def default_batch_tokens() -> int:
+    """Tokens of a batch that keep an accelerator busy, or whose activations stay in a CPU's cache."""
+    return 1024 if jax.default_backend() == "cpu" else 8192
 
 
 def outputs(

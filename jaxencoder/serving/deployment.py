@@ -5,7 +5,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import scipy.special
@@ -19,6 +19,7 @@ from jaxencoder.inference.rerank import check_cross_encoder, score_pairs
 from jaxencoder.inference.tokens import tokens
 from jaxencoder.model.config import Role
 from jaxencoder.model.cross_encoder import CrossEncoderConfig
+from jaxencoder.model.similarity import unit
 from jaxencoder.serving.engine import Engine
 from jaxencoder.serving.errors import ServingError
 from jaxencoder.serving.served import ServedModel, served
@@ -33,7 +34,7 @@ from jaxencoder.text.buckets import require_tokenizer, row_lengths
 from jaxencoder.text.tokenizers.tokenizer import Tokenizer
 
 Kind = Literal["embedding", "sparse", "multi_vector", "reranker", "classifier", "tagger"]
-ROLES: tuple[Role, ...] = ("query", "document")
+ROLES: tuple[Role, ...] = get_args(Role)
 NO_PROMPT = ""
 
 # Masks of one text and results for each, which are compiled for at the start.
@@ -58,7 +59,7 @@ class Deployment:
     """
 
     name: str
-    plain: OpenedModel
+    plain: OpenedModel  # which `model` runs in the engine
     engine: Engine
     default_prompt: str | None = None  # of requests that name none: a stored name or a text; None: the model's own
 
@@ -158,10 +159,7 @@ class Deployment:
             if not 1 <= dimensions <= vectors.shape[1]:
                 raise ValueError(f"dimensions is {dimensions}; this model's vectors have 1 to {vectors.shape[1]}")
             vectors = vectors[:, :dimensions]
-        if normalize:
-            lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-            vectors = vectors / np.where(lengths == 0, 1, lengths)
-        return np.ascontiguousarray(vectors, np.float32)
+        return np.ascontiguousarray(unit(vectors) if normalize else vectors, np.float32)
 
     def embed_tokens(
         self, texts: Sequence[str], prompt: str | None = None, truncation: Truncation = TRUNCATE
@@ -213,7 +211,7 @@ class Deployment:
         raw_scores: bool = False,
         truncation: Truncation = TRUNCATE,
     ) -> list[list[Score]]:
-        """The classes of each text or pair, the most probable first; with `raw_scores` their logits."""
+        """The probabilities of the classes of each text or pair, as in `labels`; with `raw_scores` their logits."""
         self._require(self.kind in ("classifier", "reranker"), "a classifier")
         kind = classify.classifier_head(self.plain).kind
         scores = classify.score(self._truncating(truncation, texts, pairs=pairs), texts, pairs).scores
@@ -221,8 +219,7 @@ class Deployment:
             scores = self._activated(scores, raw_scores)
         elif not raw_scores:
             scores = scipy.special.softmax(scores, -1) if kind == ONE_CLASS else scipy.special.expit(scores)
-        rows = [map(Score, self.labels, row) for row in scores.tolist()]
-        return [sorted(row, key=lambda entry: -entry.score) for row in rows]
+        return [list(map(Score, self.labels, row)) for row in scores.tolist()]
 
     def score(
         self,
@@ -242,6 +239,7 @@ class Deployment:
         by_query = dict(zip(unique, vectors, strict=True))
         model = self._truncating(truncation, texts, EmbedOptions(prompt="document"))
         matrices = model.embed_tokens(texts, "document")
+        # Not by `matrix_similarities`, which jax would compile for each number and length of texts.
         greatest = [(by_query[query] @ x.T).max(1) for query, x in zip(queries, matrices, strict=True)]
         return [float(x.mean() if config.mean else x.sum()) for x in greatest]
 

@@ -15,10 +15,9 @@ from functools import cached_property
 from queue import SimpleQueue
 from typing import Any
 
-import jax
 import numpy as np
 
-from jaxencoder.inference.model import OpenedModel
+from jaxencoder.inference.model import OpenedModel, default_batch_tokens
 from jaxencoder.objectives.objective import Batch, Params
 from jaxencoder.serving.errors import ServingError
 from jaxencoder.text import buckets
@@ -96,7 +95,7 @@ class Engine:
     """The queue of texts and the thread that computes them."""
 
     def __init__(self, batch_tokens: int | None = None, observer: Observer = lambda texts, tokens: None):
-        self.batch_tokens = batch_tokens or (1024 if jax.default_backend() == "cpu" else 8192)
+        self.batch_tokens = batch_tokens or default_batch_tokens()
         # Those that have run before `warm_up`; not kept later, because they hold their models.
         self.programs: dict[Hashable, Program] | None = {}
         self._observer = observer

@@ -4,6 +4,7 @@ A request whose client has gone is cancelled.
 """
 
 import asyncio
+import contextlib
 import hmac
 from typing import Any
 
@@ -16,6 +17,10 @@ from jaxencoder.serving.service import Service
 PUBLIC = ("/", "/health", "/ping", "/metrics", "/docs", "/openapi.json", "/api-doc/openapi.json")  # for GET
 _PART = 1 << 16  # bytes
 _OPENAI = ("/v1/", "/embeddings")
+
+
+class _SlowReader(Exception):
+    """The client has not read its reply in time."""
 
 
 class Gate:
@@ -105,7 +110,7 @@ class Gate:
             if not answer.done():
                 answer.cancel()
             await asyncio.gather(answer, gone, return_exceptions=True)
-        if not answer.cancelled():
+        with contextlib.suppress(asyncio.CancelledError, _SlowReader):
             answer.result()
 
     def _paced(self, send: Send) -> Send:
@@ -116,11 +121,14 @@ class Gate:
             if message["type"] != "http.response.body" or len(body) <= _PART:
                 await send(message)
                 return
-            async with asyncio.timeout(self._service.config.request_timeout):
-                for start in range(0, len(body), _PART):
-                    is_last = start + _PART >= len(body)
-                    more = message.get("more_body", False) if is_last else True
-                    await send({**message, "body": body[start : start + _PART], "more_body": more})
+            try:
+                async with asyncio.timeout(self._service.config.request_timeout):
+                    for start in range(0, len(body), _PART):
+                        is_last = start + _PART >= len(body)
+                        more = message.get("more_body", False) if is_last else True
+                        await send({**message, "body": body[start : start + _PART], "more_body": more})
+            except TimeoutError:
+                raise _SlowReader from None
 
         return send_parts
 

@@ -1,9 +1,9 @@
 """Routes of Cohere, Jina and vLLM: /v2/embed, /v1/rerank, /v2/rerank, /score and /classify."""
 
 import base64
+import functools
 import time
 import uuid
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -95,7 +95,7 @@ class OtherServers:
             raise ValueError(
                 f"there are {len(first)} first texts and {len(second)} second ones; give one, or one for each"
             )
-        work: Callable[[], list[float]] = lambda: _pair_scores(model, first, second)  # noqa: E731
+        work = functools.partial(_pair_scores, model, first, second)
         answer = await self._service.answer("rerank", work, [*first, *second])
         data = [{"index": i, "object": "score", "score": score} for i, score in enumerate(answer.result)]
         envelope = self._envelope(model, answer.ticket.tokens)
@@ -107,11 +107,15 @@ class OtherServers:
         texts = [body.input] if isinstance(body.input, str) else body.input
         self._service.check_size(len(texts), self._service.config.max_openai_inputs, "input")
         answer = await self._service.answer("predict", lambda: model.predict(texts), texts)
-        data = []
-        for i, scores in enumerate(answer.result):
-            by_label = {entry.label: entry.score for entry in scores}
-            probs = [by_label[label] for label in model.labels]
-            data.append({"index": i, "label": scores[0].label, "probs": probs, "num_classes": len(probs)})
+        data = [
+            {
+                "index": i,
+                "label": max(scores, key=lambda entry: entry.score).label,
+                "probs": [entry.score for entry in scores],
+                "num_classes": len(scores),
+            }
+            for i, scores in enumerate(answer.result)
+        ]
         envelope = self._envelope(model, answer.ticket.tokens)
         return reply(envelope | {"object": "list", "data": data}, answer.headers)
 
@@ -124,7 +128,8 @@ class OtherServers:
 def _prompt(model: Deployment, input_type: str | None) -> str | None:
     """The name of the prompt for one of Cohere's input types, or of a prompt's name.
 
-    "search_query" is the prompt called query, Query or retrieval.query. A model without prompts embeds every text in the same way.
+    "search_query" is the prompt called query, Query or retrieval.query. A model without prompts has the same
+    vectors for all types.
     """
     names = (*model.prompts, *model.roles)
     if input_type is None or input_type in names:

@@ -1,6 +1,6 @@
 """Bodies of requests, as the clients of other servers send them. A field that is not here is refused by its name."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -32,10 +32,6 @@ class Truncated(Body):
 class EmbedAll(Truncated):
     inputs: Inputs
     prompt_name: str | None = None
-
-
-class EmbedSparse(EmbedAll):
-    pass
 
 
 class Embed(EmbedAll):
@@ -143,6 +139,3 @@ class Pairs(Body):
 class Classify(Body):
     model: Model = None
     input: str | list[str]
-
-
-AnyBody = dict[str, Any]

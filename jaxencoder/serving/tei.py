@@ -102,7 +102,7 @@ class TextEmbeddingsInference:
         model = self._service.find(body.model, of_kind("embedding", "multi_vector"))
         return await self._embed("embed_all", model, body, Deployment.embed_tokens)
 
-    async def embed_sparse(self, body: schemas.EmbedSparse) -> Response:
+    async def embed_sparse(self, body: schemas.EmbedAll) -> Response:
         """Embed texts: a weight for some tokens of the vocabulary."""
 
         def work(model: Deployment, *args: Any, **options: Any) -> list[list[dict[str, Any]]]:
@@ -138,7 +138,8 @@ class TextEmbeddingsInference:
                 second = list(pairs[0]) if pairs else None
                 scores = model.predict(list(texts), second, bool(body.raw_scores), self._truncation(body))
                 for i, row in zip(at, scores, strict=True):
-                    results[i] = [{"score": score, "label": label} for label, score in row]
+                    best_first = sorted(row, key=lambda entry: -entry.score)
+                    results[i] = [{"score": score, "label": label} for label, score in best_first]
         return results
 
     async def rerank(self, body: schemas.Rerank) -> Response:
@@ -146,7 +147,7 @@ class TextEmbeddingsInference:
         model = self._service.find(body.model, of_kind("reranker", "multi_vector"))
         self._service.check_size(len(body.texts), name="texts")
         raw, truncation = bool(body.raw_scores), self._truncation(body)
-        work: Callable[[], list[float]] = lambda: model.rerank(body.query, body.texts, raw, truncation)  # noqa: E731
+        work = functools.partial(model.rerank, body.query, body.texts, raw, truncation)
         answer = await self._service.answer("rerank", work, [body.query, *body.texts])
         ranks = [{"index": i, "score": score} for i, score in enumerate(answer.result)]
         if body.return_text:
@@ -192,7 +193,7 @@ class TextEmbeddingsInference:
         names = ("token_str", "score", "sequence")
         return reply([[dict(zip(names, x, strict=True)) for x in mask] for mask in answer.result], answer.headers)
 
-    async def any(self, body: schemas.AnyBody) -> Response:
+    async def any(self, body: dict[str, Any]) -> Response:
         """The route of the model's kind: embed, embed_all, embed_sparse, predict or rerank, or similarity."""
         model = self._service.find(schemas.Named.model_validate(body).model)
         body = body | {"model": model.name}
@@ -203,7 +204,7 @@ class TextEmbeddingsInference:
         if model.kind in ("classifier", "tagger", "reranker"):
             return await self.predict(schemas.Predict.model_validate(body))
         if model.kind == "sparse":
-            return await self.embed_sparse(schemas.EmbedSparse.model_validate(body))
+            return await self.embed_sparse(schemas.EmbedAll.model_validate(body))
         if model.kind == "multi_vector":
             return await self.embed_all(schemas.EmbedAll.model_validate(body))
         return await self.embed(schemas.Embed.model_validate(body))

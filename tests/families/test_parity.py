@@ -27,6 +27,10 @@ from tests.families.peers import (
     torch_model,
 )
 
+# Relative to the greatest gradient. Without a norm after its layers, this family's random model is so ill-conditioned
+# that torch's own gradients in float32 differ from those in float64 by as much as ours, 6e-5 to 1e-4.
+ROUNDING = {"roberta-prelayernorm": 3e-4}
+
 
 @pytest.mark.parametrize(("family", "number", "kind"), CASES)
 def test_transformers_computes_the_fixture(family: str, number: int, kind: str, tmp_path: Path, caplog) -> None:
@@ -100,8 +104,9 @@ def test_gradients_equal_torchs(family: str, chosen: bool, tmp_path: Path) -> No
         if name.endswith(("key.bias", "key_global.bias", "k.bias", "k_lin.bias", "k_proj.bias")):
             continue  # shifts all scores of a query equally: the true gradient is 0, and both sides hold rounding
         error = np.abs(value - expected[name]).max()
-        # Rounding alone moves the worst family's gradients, of torch as of ours, by 6e-5 of those in float64.
-        assert error <= 3e-4 * max(np.abs(expected[name]).max(), 1e-2 * largest), f"{name}: {error:.2e}"
+        assert error <= ROUNDING.get(family, 1e-4) * max(np.abs(expected[name]).max(), 1e-2 * largest), (
+            f"{name}: {error:.2e}"
+        )
     unused = [name for name in expected.keys() - got.keys() if not BUFFERS.search(name)]
     assert not [name for name in unused if np.any(expected[name]) and not name.endswith("decoder.bias")], unused
 

@@ -14,6 +14,7 @@ import uvicorn
 from fastapi.testclient import TestClient
 
 from jaxencoder.api import Model
+from jaxencoder.inference.model import OpenedModel
 from jaxencoder.model.cross_encoder import CrossEncoderConfig
 from jaxencoder.model.multi_vector import MultiVectorConfig
 from jaxencoder.model.sentence import SentenceConfig
@@ -99,3 +100,21 @@ def serve(models: dict[str, Model]) -> Iterator[Callable[..., TestClient]]:
     yield start
     for service in services:
         service.close()
+
+
+def hold(monkeypatch) -> tuple[threading.Event, threading.Event]:
+    """The engine's next batch sets the first event and waits for the second."""
+    started, released, run = threading.Event(), threading.Event(), OpenedModel.run
+
+    def held(*args):
+        started.set()
+        assert released.wait(60)
+        return run(*args)
+
+    monkeypatch.setattr(OpenedModel, "run", held)
+    return started, released
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    while not condition():
+        time.sleep(0.001)

@@ -7,10 +7,10 @@ import pytest
 from jaxencoder.inference.model import OpenedModel
 from jaxencoder.serving.app import create_app
 from jaxencoder.serving.config import ServerConfig
+from jaxencoder.serving.gate import Gate
 from jaxencoder.serving.service import Service
 
-from .conftest import TEXTS
-from .test_engine import hold
+from .conftest import TEXTS, hold
 
 
 def test_health_and_page(client):
@@ -121,6 +121,31 @@ def test_a_request_that_takes_too_long(serve, monkeypatch):
     assert reply.status_code == 504 and reply.json()["error_type"] == "Timeout"
 
 
+LONG_REPLY = bytes(range(256)) * 1000
+
+
+async def long_reply(scope, receive, send):
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": LONG_REPLY})
+
+
+def test_a_long_reply_is_sent_in_parts(service):
+    end = {"type": "http.request", "body": b"", "more_body": False}
+    start, *parts = exchange(Gate(long_reply, service), [end])
+    assert start["status"] == 200 and len(parts) == 4
+    assert [part["more_body"] for part in parts] == [True, True, True, False]
+    assert b"".join(part["body"] for part in parts) == LONG_REPLY
+
+
+def test_a_client_that_does_not_read(models):
+    """It holds its place until the time-out, and no longer."""
+    service = Service({"embedding": models["embedding"]}, ServerConfig(request_timeout=0.1))
+    end = {"type": "http.request", "body": b"", "more_body": False}
+    assert len(exchange(Gate(long_reply, service), [end], reads=3)) == 3
+    assert service.requests == 0
+    service.close()
+
+
 def test_an_error_of_ours_names_no_text(serve, monkeypatch):
     client = serve()
 
@@ -132,8 +157,8 @@ def test_an_error_of_ours_names_no_text(serve, monkeypatch):
     assert reply.status_code == 424 and "secret" not in reply.text and "RuntimeError" in reply.text
 
 
-def exchange(app, messages, headers=()) -> list[dict]:
-    """What an application sends for the messages of a client, None for one that stays silent."""
+def exchange(app, messages, headers=(), reads=1000) -> list[dict]:
+    """What an application sends to a client with these messages, None for silence, which reads so many parts."""
     sent, waiting = [], list(messages)
 
     async def receive():
@@ -143,6 +168,8 @@ def exchange(app, messages, headers=()) -> list[dict]:
         return message
 
     async def send(message):
+        if len(sent) == reads:
+            await asyncio.sleep(60)
         sent.append(message)
 
     scope = {"type": "http", "method": "POST", "path": "/embed", "raw_path": b"/embed", "query_string": b""}

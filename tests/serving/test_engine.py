@@ -1,4 +1,3 @@
-import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
@@ -11,6 +10,8 @@ from jaxencoder.serving.engine import Cancelled, Engine, Program, Ticket, curren
 from jaxencoder.serving.errors import ServingError
 from jaxencoder.serving.truncation import Truncation
 from tests.inference.conftest import SENTENCES
+
+from .conftest import hold, wait_until
 
 PAIRS = [(SENTENCES[i], SENTENCES[-i]) for i in range(1, 40)]
 
@@ -25,19 +26,6 @@ def engine(batches):
     engine = Engine(256, lambda texts, tokens: batches.append((texts, tokens)))
     yield engine
     engine.close()
-
-
-def hold(monkeypatch) -> tuple[threading.Event, threading.Event]:
-    """The engine's next batch sets the first event and waits for the second."""
-    started, released, run = threading.Event(), threading.Event(), OpenedModel.run
-
-    def held(*args):
-        started.set()
-        assert released.wait(60)
-        return run(*args)
-
-    monkeypatch.setattr(OpenedModel, "run", held)
-    return started, released
 
 
 def test_any_mix_of_requests_gives_the_models_vectors(models, engine):
@@ -66,8 +54,7 @@ def test_waiting_texts_share_a_batch(models, engine, batches, monkeypatch):
         first = threads.submit(model.embed, SENTENCES[:1])
         assert started.wait(60)
         others = [threads.submit(model.embed, [text]) for text in SENTENCES[1:9]]
-        while engine.queue_size < 8:
-            pass
+        wait_until(lambda: engine.queue_size >= 8)
         released.set()
         assert len(first.result()) == 1 and all(len(other.result()) == 1 for other in others)
     assert [texts for texts, _ in batches] == [1, 8]
@@ -89,8 +76,7 @@ def test_pairs_of_several_requests_keep_their_types(models, engine, monkeypatch)
         first = threads.submit(model.rerank, "a", ["b"])
         assert started.wait(60)
         others = [threads.submit(model.rerank, query, [text], True) for query, text in PAIRS]
-        while engine.queue_size < len(PAIRS):
-            pass
+        wait_until(lambda: engine.queue_size >= len(PAIRS))
         released.set()
         first.result()
         np.testing.assert_allclose([other.result()[0] for other in others], expected, atol=1e-5)
@@ -108,8 +94,7 @@ def test_a_cancelled_request_is_dropped(models, engine, batches, monkeypatch):
         first = threads.submit(model.embed, SENTENCES[:1])
         assert started.wait(60)
         second = threads.submit(embed_as, ticket)
-        while not engine.queue_size:
-            pass
+        wait_until(lambda: engine.queue_size)
         engine.cancel(ticket)
         with pytest.raises(Cancelled):
             second.result()
@@ -135,8 +120,7 @@ def test_a_request_that_fails_fails_alone(models, engine, monkeypatch, caplog):
         first = threads.submit(model.embed, ["the"])
         assert started.wait(60)
         futures = [threads.submit(model.embed, [text]) for text in texts]
-        while engine.queue_size < 3:
-            pass
+        wait_until(lambda: engine.queue_size >= 3)
         released.set()
         first.result()
         with pytest.raises(ServingError, match="RuntimeError") as error:
@@ -184,11 +168,9 @@ def test_a_long_request_lets_others_go_first(models, engine, batches, monkeypatc
         first = threads.submit(embedding.embed, SENTENCES[:1])
         assert started.wait(60)
         long = threads.submit(embedding.embed, SENTENCES[:80])
-        while engine.queue_size < 1:
-            pass
+        wait_until(lambda: engine.queue_size >= 1)
         others = [threads.submit(classifier.predict, SENTENCES[:1]), threads.submit(embedding.embed, SENTENCES[:1])]
-        while engine.queue_size < 3:
-            pass
+        wait_until(lambda: engine.queue_size >= 3)
         released.set()
         for result in (first, long, *others):
             result.result()
@@ -204,8 +186,7 @@ def test_a_closed_engine_ends_its_batch_and_answers_no_more(models, monkeypatch)
         first = threads.submit(model.embed, SENTENCES[:1])
         assert started.wait(60)
         second = threads.submit(model.embed, SENTENCES[:1])
-        while not engine.queue_size:
-            pass
+        wait_until(lambda: engine.queue_size)
         closing = threads.submit(engine.close)
         with pytest.raises(ServingError, match="shuts down"):
             second.result()
