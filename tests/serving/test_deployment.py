@@ -149,7 +149,11 @@ def test_long_texts_are_refused_if_asked(service, models):
     }.items():
         with pytest.raises(ValueError, match=f"`inputs` must have at most {limit} tokens. Given: "):
             work(service.deployments[name])
-    assert len(service.deployments["embedding"].embed(TEXTS, truncation=refused)) == len(TEXTS)
+    model, exact = service.deployments["embedding"], "the " * (limit - 2)
+    assert len(models["embedding"].tokenize([exact])[0]) == limit == len(model.tokenize([exact])[0])
+    model.embed([exact], truncation=refused)
+    with pytest.raises(ValueError, match=f"at most {limit} tokens"):
+        model.embed([exact], "query", truncation=refused)  # with its prompt
 
 
 def test_ids_are_this_tokenizers(service, models):
