@@ -57,7 +57,7 @@ def attention(
     T = q.shape[1]
     if options.dropout and key is None:
         raise ValueError(f"Attention dropout {options.dropout} needs a key.")
-    if wrong := {len(table) for table in relative or () if table is not None} - {2 * T - 1}:
+    if wrong := {table.shape[0] for table in relative or () if table is not None} - {2 * T - 1}:
         raise ValueError(f"Rows of {T} tokens have {2 * T - 1} distances, but a table has {wrong.pop()} rows.")
     # 1 / sqrt(3 H) with both of DeBERTa's terms: a sum of three products has three times the variance of one.
     products = 1 + sum(table is not None for table in (relative.keys, relative.queries)) if relative else 1
@@ -65,7 +65,8 @@ def attention(
     if relative and relative.queries is not None:
         relative = relative._replace(queries=relative.queries * scale)  # q brings the scale into the other products
     shards = length_shards()  # devices along the length of a row
-    has_terms, tiled_fits = relative is not None, fits(-(-T // shards), T, q.shape[-1], q.dtype)
+    has_terms, has_tiles = relative is not None, options.backend in ("auto", "tiled")
+    tiled_fits = has_tiles and fits(-(-T // shards), T, q.shape[-1], q.dtype)
     name = choose_backend(
         options,
         T,

@@ -1,13 +1,33 @@
 """The kind of devices that a program is compiled for, which may differ from this process's devices."""
 
+import contextlib
+import contextvars
 import math
+from collections.abc import Iterator
 from functools import cache
 
 import jax
 
+_ANY = contextvars.ContextVar("any platform", default=False)
+
+
+@contextlib.contextmanager
+def any_platform() -> Iterator[None]:
+    """Trace programs that run on devices of every kind: without kernels, and without what helps one kind alone."""
+    token = _ANY.set(True)
+    try:
+        yield
+    finally:
+        _ANY.reset(token)
+
 
 def platform() -> str:
-    """cpu, gpu or tpu: of the mesh in use (`jax.set_mesh`), which need not be attached, else of this process."""
+    """cpu, gpu or tpu: of the mesh in use (`jax.set_mesh`), which need not be attached, else of this process.
+
+    It is "any" for what is traced within `any_platform`.
+    """
+    if _ANY.get():
+        return "any"
     device = jax.sharding.get_abstract_mesh().abstract_device
     return jax.default_backend() if device is None else device.platform
 

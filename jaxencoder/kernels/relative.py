@@ -61,8 +61,9 @@ def skew(x: jax.Array) -> jax.Array:
     [[a b c d .], [e f g h .]] with T 2, S 3: [[b c d], [e f g]].
     """
     *rest, T, R = x.shape
-    x = x.reshape(*rest, T * R)[..., T - 1 : T - 1 + T * (R - 1)]
-    return x.reshape(*rest, T, R - 1)[..., : R - T]
+    # Not by indices, which jax turns into a gather where T is symbolic.
+    x = jax.lax.slice_in_dim(x.reshape(*rest, T * R), T - 1, T - 1 + T * (R - 1), axis=-1)
+    return jax.lax.slice_in_dim(x.reshape(*rest, T, R - 1), 0, R - T, axis=-1)
 
 
 def unskew(y: jax.Array) -> jax.Array:

@@ -1,5 +1,7 @@
 """The attention block: projections to heads, positions, one call into the kernels, and the output projection."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -12,7 +14,7 @@ from jaxencoder.kernels.platform import platform
 from jaxencoder.kernels.relative import RelativeTerms
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.layers import Linear, Norm
-from jaxencoder.model.positions import RelativeBias, Table, distance_rows, rotate
+from jaxencoder.model.positions import RelativeBias, Table, by_distance, distance_rows, rotate
 
 
 class Attention(nn.Module):
@@ -56,11 +58,12 @@ class Attention(nn.Module):
                 query, key, _ = self._projections("distance_", N)
             y = distances.astype(x.dtype)[None]  # [1, R, D]
             y = dropout(y, c.dropout, self.make_rng("dropout")) if self.train and c.dropout else y
-            rows = distance_rows(x.shape[1], c.position_buckets, c.max_distance)
+            rows_of = partial(distance_rows, buckets=c.position_buckets, max_distance=c.max_distance)
+            rows = by_distance(rows_of, x.shape[1], c.max_length)
             # [1, R, N, H] -> [2 T - 1, N, H] each: embeddings are projected once, then repeated for the distances.
             relative = RelativeTerms(
-                keys=self._repeat_heads(key(y))[0, rows] if "c2p" in c.disentangled else None,
-                queries=query(y)[0, rows] if "p2c" in c.disentangled else None,
+                keys=self._repeat_heads(key(y))[0][rows] if "c2p" in c.disentangled else None,
+                queries=query(y)[0][rows] if "p2c" in c.disentangled else None,
                 bias=bias,
             )
         k, v = self._repeat_heads(k), self._repeat_heads(v)

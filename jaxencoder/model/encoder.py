@@ -194,7 +194,7 @@ class Encoder(nn.Module):
         rotates = c.positions == "rotary"
         rotary_global = rotary_table_for(c, positions, segment_ids, local=False) if rotates else None
         rotary_local = rotary_table_for(c, positions, segment_ids, local=True) if rotates else None
-        bias = alibi(T, c.num_heads) if c.positions == "alibi" else None
+        bias = alibi(T, c.num_heads, c.max_length) if c.positions == "alibi" else None
         if c.relative_bias_buckets and not c.relative_bias_by_layer:
             bias = RelativeBias(c, name="relative_bias")(T)
         distances = DistanceEmbedding(c, name="distance_embedding")() if c.disentangled else None

@@ -171,7 +171,7 @@ class Embeddings(nn.Module):
 def _zeroing_factors(is_zeroed: jax.Array, segment_ids: jax.Array) -> jax.Array:
     """Factors of embeddings: 0 for zeroed tokens, else 0.88 / (share of the others in the document): [B, T] float32."""
     kept = 1.0 - is_zeroed
-    count = jax.vmap(lambda x, ids: jax.ops.segment_sum(x, ids, len(ids) + 1)[ids])
+    count = jax.vmap(lambda x, ids: jax.ops.segment_sum(x, ids, ids.shape[0] + 1)[ids])
     share = count(kept, segment_ids) / count(jnp.ones_like(kept), segment_ids)
     return kept * 0.88 / jnp.where(is_zeroed, 1.0, share)
 

@@ -5,6 +5,7 @@ positions need no extension: all distances beyond the last row share it.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -139,10 +140,21 @@ class RelativeBias(nn.Module):
     def __call__(self, T: int) -> jax.Array:
         c = self.config
         table = self.param("table", init_table(c), (c.relative_bias_buckets, c.num_heads))
-        return table[distance_buckets(np.arange(1 - T, T), c.relative_bias_buckets)]
+        rows = by_distance(lambda T: distance_buckets(np.arange(1 - T, T), c.relative_bias_buckets), T, c.max_length)
+        return table[rows]
 
 
-def alibi(T: int, heads: int) -> jax.Array:
+def by_distance(function: Callable[[int], np.ndarray], T: int, longest: int) -> jax.Array:
+    """What a function gives for rows of T tokens, one item for each of their 2 T - 1 distances: [2 T - 1, ...].
+
+    A symbolic T (`jax.export.symbolic_shape`), at most `longest`, has the middle of what rows of that length have.
+    """
+    if isinstance(T, int):
+        return jnp.asarray(function(T))
+    return jax.lax.slice_in_dim(jnp.asarray(function(longest)), longest - T, longest + T - 1)
+
+
+def alibi(T: int, heads: int, longest: int) -> jax.Array:
     """ALiBi (Press et al. 2022, arXiv:2108.12409), symmetric: minus a slope times the distance, as of `RelativeBias`.
 
     The slopes are 2^(-8/N), 2^(-16/N), ..., 2^-8 if N is a power of two; otherwise those of the next lower power,
@@ -152,7 +164,7 @@ def alibi(T: int, heads: int) -> jax.Array:
     slopes = 2.0 ** (-8 / below * np.arange(1, below + 1))  # those of the power of two below
     between = 2.0 ** (-4 / below * np.arange(1, 2 * below + 1, 2))  # every second one of the power above
     slopes = np.concatenate([slopes, between[: heads - below]])
-    return jnp.asarray(-np.abs(np.arange(1 - T, T))[:, None] * slopes, jnp.float32)
+    return by_distance(lambda T: (-np.abs(np.arange(1 - T, T))[:, None] * slopes).astype(np.float32), T, longest)
 
 
 def distance_buckets(distances: np.ndarray, buckets: int, max_distance: int = 128) -> np.ndarray:

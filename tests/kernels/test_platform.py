@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import AbstractDevice, AbstractMesh
 
 from jaxencoder.kernels import platform as module
-from jaxencoder.kernels.platform import before_ampere, platform
+from jaxencoder.kernels.platform import any_platform, before_ampere, platform
 from jaxencoder.sharding import MeshConfig, make_mesh
 
 
@@ -45,3 +45,9 @@ def test_gpus_before_ampere_by_capability_if_attached(kind, capability, old, mon
     module._compute_capability.cache_clear()
     assert before_ampere() == old
     module._compute_capability.cache_clear()
+
+
+def test_a_program_for_any_platform() -> None:
+    with any_platform():
+        assert module.platform() == "any" and not before_ampere()
+    assert module.platform() == jax.default_backend()

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -184,5 +185,13 @@ def test_far_distances_share_a_row() -> None:
     [(1, [2**-8]), (4, [2**-2, 2**-4, 2**-6, 2**-8]), (6, [2**-2, 2**-4, 2**-6, 2**-8, 2**-1, 2**-3])],
 )
 def test_alibi(heads: int, slopes: list[float]) -> None:
-    bias = np.asarray(alibi(4, heads))
+    bias = np.asarray(alibi(4, heads, 9))
     np.testing.assert_allclose(bias, -np.array([3, 2, 1, 0, 1, 2, 3])[:, None] * np.array(slopes), rtol=1e-6)
+
+
+def test_distances_of_rows_of_any_length() -> None:
+    (T,) = jax.export.symbolic_shape("T", constraints=["T <= 9"])
+    function = jax.jit(lambda x: alibi(x.shape[0], 3, 9))
+    exported = jax.export.export(function)(jax.ShapeDtypeStruct((T,), jnp.float32))
+    for length in (1, 4, 9):
+        np.testing.assert_array_equal(exported.call(jnp.zeros(length)), alibi(length, 3, 9))
