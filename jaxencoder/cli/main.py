@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 
 import jaxencoder
-from jaxencoder.cli import about, measure, mining, runs, serving, use
+from jaxencoder.cli import about, exporting, measure, mining, runs, serving, use
 from jaxencoder.cli.programs import keep_programs
 from jaxencoder.cli.verb import RecipeVerb, Verb
 
@@ -41,6 +41,7 @@ VERBS: dict[str, type[Verb]] = {
     "evaluate probing": measure.EvaluateProbing,
     "compare": measure.Compare,
     "convert": use.Convert,
+    "export": exporting.Export,
     "extend": use.Extend,
     "keep-layers": use.KeepLayers,
     "families": about.Families,

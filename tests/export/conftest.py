@@ -1,0 +1,3 @@
+"""The tiny models of `tests/inference`."""
+
+from tests.inference.conftest import make_model, tokenizer  # noqa: F401

@@ -1,0 +1,96 @@
+"""The folder of an export: whole or not at all, and each model that cannot be exported is refused."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from jaxencoder.api import Model
+from jaxencoder.export.folder import exported_folder
+from jaxencoder.families.bert import BERT
+from jaxencoder.families.published import Published
+from jaxencoder.model.heads import HeadConfig
+from jaxencoder.model.multi_vector import MultiVectorConfig
+from jaxencoder.model.sentence import SentenceConfig
+from jaxencoder.tasks.classification.objective import Classification
+from jaxencoder.tasks.embeddings.objective import Embeddings
+
+
+def embedder(make_model) -> Model:
+    """A run that was trained to embed, before its first step."""
+    model = make_model()
+    data = dataclasses.replace(model.config.data, text_field="text", pair_field="pair")
+    return dataclasses.replace(model, config=dataclasses.replace(model.config, objective=Embeddings(), data=data))
+
+
+def files(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_folder_of_transformers_without_weights(make_model, tmp_path: Path) -> None:
+    model = make_model(Classification(labels=3, class_names=("bad", "fair", "good")))
+    with exported_folder(model, tmp_path / "new", None) as (saved, folder, gives_vectors):
+        assert saved.labels == ("bad", "fair", "good") and not gives_vectors
+        assert not (tmp_path / "new").exists()
+        (folder / "program").touch()
+    assert files(tmp_path / "new") == {"config.json", "program", "tokenizer.json", "tokenizer_config.json"}
+
+
+def test_a_folder_of_sentence_transformers(make_model, tmp_path: Path) -> None:
+    for number, model in enumerate((
+        embedder(make_model),
+        dataclasses.replace(make_model(), sentence=SentenceConfig(normalize=True)),
+    )):  # fmt: skip
+        with exported_folder(model, tmp_path / str(number), None) as export:
+            assert export.gives_vectors
+        assert {"modules.json", "1_Pooling/config.json"} <= files(tmp_path / str(number))
+    with exported_folder(make_model(), tmp_path / "chosen", "sentence-transformers") as export:
+        assert export.gives_vectors
+
+
+def test_nothing_is_left_of_an_export_that_fails(make_model, tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), exported_folder(make_model(), tmp_path / "new", None):
+        raise RuntimeError
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_is_not_empty(make_model, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="exists already; name a new folder"):
+        with exported_folder(make_model(), tmp_path, None):
+            pass
+    assert files(tmp_path) == {"file"}
+
+
+def refused(model, folder: Path, message: str) -> None:
+    with pytest.raises(ValueError, match=message), exported_folder(model, folder / "new", None):
+        pass
+    assert not list(folder.iterdir())
+
+
+def test_models_that_are_refused(make_model, tmp_path: Path) -> None:
+    masked = make_model()
+    towers = dataclasses.replace(masked, queries=make_model(num_layers=1))
+    refused(towers, tmp_path, "an encoder for queries and one for documents; export the folder of each")
+    tokens = dataclasses.replace(masked, multi_vector=MultiVectorConfig(is_only=True))
+    refused(tokens, tmp_path, "a vector for each token, and cannot be exported")
+    tasks = dataclasses.replace(masked, tasks={"query": None, "passage": None})
+    refused(tasks, tmp_path, r"adapters for query, passage; write one with jaxencoder.load\(MODEL\).for_prompt")
+    learned = make_model(Classification(labels=2, pooling="learned"))
+    refused(learned, tmp_path, "no class of transformers computes the model's sequence_head; give the layout")
+
+
+def test_global_tokens_of_a_question_are_refused(make_model, tmp_path: Path) -> None:
+    masked = make_model()
+    published = Published(BERT, {}, {"span_head": HeadConfig(outputs=2, global_tokens="question")})
+    refused(
+        dataclasses.replace(masked, published=published),
+        tmp_path,
+        "global tokens are those of the question, which an exported program cannot find",
+    )
+
+
+def test_an_unknown_layout(make_model, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="layout is 'optimum'; give transformers or sentence-transformers"):
+        with exported_folder(make_model(), tmp_path / "new", "optimum"):
+            pass
