@@ -26,8 +26,10 @@ def numbered(
     """Yield records, or those of a source (see `jaxencoder.text.sources.read`), each with its name for messages."""
     where = "record"
     if isinstance(source, str):
-        where, fields = f"{source}, record", {"text_field": text_field, "pair_field": pair_field}
-        source = read(source, required=required, text_unit=text_unit, words=words, **fields)
+        where = f"{source}, record"
+        source = read(
+            source, text_field=text_field, required=required, text_unit=text_unit, words=words, pair_field=pair_field
+        )
     for number, record in enumerate(source, 1):
         yield f"{where} {number}", record
 

@@ -59,8 +59,8 @@ def load_or_train(config: TokenizerConfig, data: DataConfig, schema: Schema = TE
 
 def _texts(data: DataConfig, schema: Schema) -> Iterator[str]:
     for source, (_, own_data, pair_field) in zip(data.train, _of_sources(data, schema, data.train), strict=True):
-        fields = {"text_field": own_data.text_field, "pair_field": pair_field or ALIGNED_FIELD}
-        for record in read(source, text_unit=data.text_unit, words=schema.reads_words, **fields):
+        options: dict[str, Any] = {"text_field": own_data.text_field, "pair_field": pair_field or ALIGNED_FIELD}
+        for record in read(source, text_unit=data.text_unit, words=schema.reads_words, **options):
             for field in filter(None, (own_data.text_field, pair_field)):
                 value = " ".join(record[field]) if schema.reads_words else record[field]
                 yield from value if isinstance(value, list) else (value,)  # each choice is a text

@@ -13,15 +13,26 @@ A source is one string:
 
 from jaxencoder.text.messages import closest, listed
 from jaxencoder.text.sources.formats import Record
-from jaxencoder.text.sources.records import MissingField, class_names, field_names, fingerprint, pair_fields, read
+from jaxencoder.text.sources.records import (
+    EmptySource,
+    MissingField,
+    class_names,
+    field_names,
+    fingerprint,
+    is_files,
+    pair_fields,
+    read,
+)
 
 __all__ = [
+    "EmptySource",
     "MissingField",
     "Record",
     "class_names",
     "closest",
     "field_names",
     "fingerprint",
+    "is_files",
     "listed",
     "pair_fields",
     "read",

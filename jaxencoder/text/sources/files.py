@@ -12,7 +12,7 @@ import lzma
 import os
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +34,9 @@ def find_files(source: str) -> list[str]:
     """The files of a path, glob or folder, sorted; folders are searched recursively for readable extensions."""
     if not source:
         raise ValueError("a source is empty; name pydocs, tfds:NAME/CONFIG:SPLIT, or a file, glob or folder")
-    fs, inner = _filesystem(source)
+    fs, inner = filesystem(source)
     fs.invalidate_cache()  # an old listing would hide newer files
-    with _remote_errors(source):
+    with remote_errors(source):
         if fs.isdir(inner):
             # Names that begin with . or _, as those of temporary files do, are hidden.
             visible = (path for path in fs.find(inner) if not re.search(r"/[._]", "/" + path.removeprefix(inner)))
@@ -64,8 +64,8 @@ def aligned_files(source: str) -> tuple[str, str]:
     if len(paths) != 2 or not all(paths):
         raise ValueError(f"{source}: write {ALIGNED}FILE|FILE, two text files with the same number of lines")
     for path in paths:
-        fs, inner = _filesystem(path)
-        with _remote_errors(path):
+        fs, inner = filesystem(path)
+        with remote_errors(path):
             if fs.isdir(inner):
                 raise ValueError(f"{path} is a folder; name a file")
             if not fs.exists(inner):
@@ -75,8 +75,8 @@ def aligned_files(source: str) -> tuple[str, str]:
 
 def file_version(path: str) -> list[str]:
     """A file's path, size, and ETag or time of change, which change when its content does."""
-    fs, inner = _filesystem(path)
-    with _remote_errors(path):
+    fs, inner = filesystem(path)
+    with remote_errors(path):
         info = fs.info(inner)
     # File systems differ in their keys; the first two, mostly the size and an ETag or a time, are enough.
     keys = ("size", "ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "created")
@@ -89,7 +89,7 @@ def content_digests(paths: Sequence[str]) -> list[str] | list[list[str]]:
 
     If a file is remote, or all together exceed a GiB, none is read: a list with the `file_version` of each instead.
     """
-    inner = [_filesystem(path)[1] for path in paths]
+    inner = [filesystem(path)[1] for path in paths]
     if any("://" in path for path in paths) or sum(map(os.path.getsize, inner)) > _MAX_DIGESTED_BYTES:
         return [file_version(path) for path in paths]
     digests = []
@@ -99,14 +99,50 @@ def content_digests(paths: Sequence[str]) -> list[str] | list[list[str]]:
     return digests
 
 
-def records(path: str, text_field: str, text_unit: str) -> Records:
-    """The records of one file in order; only .txt files use `text_field` and `text_unit`."""
+def records(
+    path: str, text_field: str, text_unit: str, fields: Collection[str] | None = None, start: int = 0
+) -> Records:
+    """The records of one file in order.
+
+    Args:
+        text_field, text_unit: of .txt files alone; see `formats.records`.
+        fields: those that are used; of a Parquet file no others are read. None: all.
+        start: skip this many records. Only a Parquet file is read from its middle.
+    """
     extension, compression = _extension(path)
     with _open(path) as stream:
-        if extension in columns.EXTENSIONS or (extension == ".tsv" and columns.is_columns(stream.peek(_PEEKED))):
-            yield from columns.records(extension, path, stream)
+        if extension == ".parquet":
+            yield from formats.parquet_records(path, stream, not compression, fields, start)
             return
-        yield from formats.records(extension, path, stream, not compression, text_field, text_unit)
+        if extension in columns.EXTENSIONS or (extension == ".tsv" and columns.is_columns(stream.peek(_PEEKED))):
+            located = columns.records(extension, path, stream)
+        else:
+            located = formats.records(extension, path, stream, text_field, text_unit)
+        next(itertools.islice(located, start, start), None)
+        yield from located  # which also closes it before its stream
+
+
+def is_parquet(path: str) -> bool:
+    """Whether a file is Parquet, which has a schema and can be read from its middle unless it is compressed again."""
+    return _extension(path) == (".parquet", "")
+
+
+def parquet_schema(path: str) -> tuple[int, Any]:
+    """The number of rows of a Parquet file, and its pyarrow.Schema."""
+    with _open(path) as stream:
+        return formats.parquet_schema(path, stream, is_parquet(path))
+
+
+def relative_names(source: str, paths: Sequence[str]) -> list[str]:
+    """Names of the files that `find_files` has found: their paths from the folder of the source.
+
+    The folder of a glob is the one before its first wildcard, and that of a file the one it is in.
+    """
+    fs, inner = filesystem(source)
+    with remote_errors(source):
+        if not fs.isdir(inner):
+            inner = (inner if fs.exists(inner) else re.split(r"[*?[]", inner)[0]).rpartition("/")[0]
+    return [os.path.relpath(filesystem(path)[1], inner or "/").replace(os.sep, "/") for path in paths]
 
 
 def class_names(paths: Sequence[str]) -> ClassNames:
@@ -136,7 +172,7 @@ def aligned_records(paths: tuple[str, str], fields: tuple[str, str]) -> Records:
                 yield places[0], dict(zip(fields, map(utf8, pair, places), strict=True))
 
 
-def _filesystem(path: str) -> tuple[Any, str]:
+def filesystem(path: str) -> tuple[Any, str]:
     """(fsspec.AbstractFileSystem, the path inside it)."""
     import fsspec  # late, for it is slow to import
 
@@ -155,7 +191,7 @@ def _extension(path: str) -> tuple[str, str]:
 
 
 @contextlib.contextmanager
-def _remote_errors(path: str) -> Iterator[None]:
+def remote_errors(path: str, done: str = "read") -> Iterator[None]:
     """Raise OSError for the exceptions of remote clients, whose types are not those of Python."""
     try:
         yield
@@ -164,16 +200,16 @@ def _remote_errors(path: str) -> Iterator[None]:
     except Exception as error:
         if "://" not in path:
             raise
-        raise OSError(f"{path} could not be read: {first_line(error)}") from error
+        raise OSError(f"{path} could not be {done}: {first_line(error)}") from error
 
 
 @contextlib.contextmanager
 def _open(path: str) -> Iterator[io.BufferedReader]:
     """The decompressed bytes of a file; a damaged file raises ValueError."""
     compression = _extension(path)[1]
-    fs, inner = _filesystem(path)
+    fs, inner = filesystem(path)
     try:
-        with _remote_errors(path), fs.open(inner, "rb") as raw:
+        with remote_errors(path), fs.open(inner, "rb") as raw:
             stream: Any = raw
             if compression == ".gz":
                 stream = gzip.GzipFile(fileobj=raw)

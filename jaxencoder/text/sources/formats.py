@@ -12,7 +12,7 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import partial
 from typing import Any, BinaryIO
 
@@ -33,20 +33,15 @@ _ONE_JSON_VALUE = re.compile(rb'\s*(\[|\{\s*"(data|version)"\s*:)')  # the begin
 _SURROGATE = re.compile(r"\\u[dD]")  # half of a surrogate pair, which JSON can write and UTF-8 cannot
 
 
-def records(
-    extension: str, path: str, stream: io.BufferedReader, seekable: bool, text_field: str, text_unit: str
-) -> Records:
+def records(extension: str, path: str, stream: io.BufferedReader, text_field: str, text_unit: str) -> Records:
     """The records of a stream in order; ValueError, which names the line, for one that cannot be read.
 
     Args:
-        extension, path: one of EXTENSIONS, and the name for messages.
-        seekable: Parquet is copied first if its stream is not seekable.
+        extension, path: one of EXTENSIONS but Parquet's, and the name for messages.
         text_field, text_unit: of .txt files, the field of a text and what one document is (TEXT_UNITS).
     """
     if extension in _READERS:
         yield from _READERS[extension](path, stream)
-    elif extension == ".parquet":
-        yield from _parquet(path, stream, seekable)
     else:
         for number, raw in _SPLITS[text_unit](path, stream):
             where = f"{path}:{number}"
@@ -212,11 +207,33 @@ def parquet_class_names(path: str, stream: BinaryIO, seekable: bool) -> ClassNam
         return schema_class_names(table.schema_arrow.metadata)
 
 
-def _parquet(path: str, stream: BinaryIO, seekable: bool) -> Records:
-    row = 0
+def parquet_schema(path: str, stream: BinaryIO, seekable: bool) -> tuple[int, Any]:
+    """The number of rows of a Parquet file, and its pyarrow.Schema."""
     with _parquet_file(path, stream, seekable) as table:
+        return table.metadata.num_rows, table.schema_arrow
+
+
+def parquet_records(
+    path: str, stream: BinaryIO, seekable: bool, fields: Collection[str] | None = None, start: int = 0
+) -> Records:
+    """The rows of a Parquet file in order.
+
+    Args:
+        seekable: the file is copied first if its stream is not seekable.
+        fields: read these columns alone if the file has all of them, or else all, which a message can name.
+        start: skip this many rows, without reading the row groups before them.
+    """
+    with _parquet_file(path, stream, seekable) as table:
+        has_all = fields is not None and set(fields) <= set(table.schema_arrow.names)
+        columns = list(fields or ()) if has_all else None
+        group, row = 0, start
+        while group < table.num_row_groups and start >= (size := table.metadata.row_group(group).num_rows):
+            group, start = group + 1, start - size
+        groups = range(group, table.num_row_groups)
         try:
-            for batch in table.iter_batches(_PARQUET_ROWS):
+            for batch in table.iter_batches(_PARQUET_ROWS, groups, columns):
+                skipped = min(start, batch.num_rows)
+                start, batch = start - skipped, batch.slice(skipped)
                 names = batch.schema.names
                 for values in zip(*(column.to_pylist() for column in batch.columns), strict=True):
                     row += 1

@@ -23,6 +23,10 @@ _FIRST_RECORDS = re.compile(r"(?!tfds:)(?P<source>.+)\[:(?P<number>[1-9]\d*)\]")
 _PLAIN = frozenset((str, int, float, bool, type(None)))  # types of Python's own; subclasses may be NumPy's
 
 
+class EmptySource(ValueError):
+    """A source has no record."""
+
+
 class MissingField(ValueError):
     """A record lacks a field; `settings` are the settings that may name another field."""
 
@@ -40,6 +44,7 @@ def read(
     text_unit: str = "line",
     words: bool | None = False,
     pair_field: str = ALIGNED_FIELD,
+    start: int = 0,
 ) -> Iterator[Record]:
     """Stream the records of a source.
 
@@ -51,6 +56,7 @@ def read(
         text_unit: one document of a .txt file: a "line", a "paragraph" (between blank lines) or a "file".
         words: the text field holds a list of words (True), text (False), or either (None).
         pair_field: the name that the second of two aligned files is given.
+        start: skip this many records. Those of a single Parquet file are not read.
 
     Returns:
         Dicts with a str, or a list of words, under `text_field`; other values as Python objects. Blank lines are
@@ -61,14 +67,16 @@ def read(
         MissingField: a record lacks a field.
         ValueError: the source is empty, or a record cannot be read; names the file and the line.
     """
+    if start < 0:
+        raise ValueError(f"start is {start}; give at least 0")
     if text_unit not in TEXT_UNITS:
         raise ValueError(f"text_unit {text_unit!r} is not one of {', '.join(TEXT_UNITS)}")
     # Outside the generator: a missing file raises here and not at the first record.
-    located = _located_records(source, text_field, text_unit, pair_field)
     needed = (text_field, *(fields or ()), *required)
+    located = _located_records(source, text_field, text_unit, pair_field, None if fields is None else needed, start)
 
     def records() -> Iterator[Record]:
-        for where, raw in itertools.chain((_first(source, located),), located):
+        for where, raw in itertools.chain((_first(source, located, start),), located):
             yield _checked(where, raw, needed, words, keeps_others=fields is None)
 
     return records()
@@ -133,26 +141,48 @@ def fingerprint(source: str, content: bool = False) -> str:
     return hashlib.sha256(json.dumps(version).encode()).hexdigest()
 
 
-def _located_records(source: str, text_field: str, text_unit: str, pair_field: str) -> Records:
+def is_files(source: str) -> bool:
+    """Whether a source is a file, folder or glob, as for `files.find_files`."""
+    return not (source == "pydocs" or source.startswith(("tfds:", ALIGNED)) or _FIRST_RECORDS.fullmatch(source))
+
+
+def _located_records(
+    source: str,
+    text_field: str,
+    text_unit: str,
+    pair_field: str,
+    fields: Sequence[str] | None = None,
+    start: int = 0,
+) -> Records:
+    """The records from the number `start`; those of Parquet files have `fields` alone, if they have all of them."""
     if first := _FIRST_RECORDS.fullmatch(source):
-        records = _located_records(first["source"], text_field, text_unit, pair_field)
-        return itertools.islice(records, int(first["number"]))
+        records = _located_records(first["source"], text_field, text_unit, pair_field, fields, start)
+        return itertools.islice(records, max(0, int(first["number"]) - start))
+    if not is_files(source):
+        return itertools.islice(_other_records(source, text_field, pair_field), start, None)
+    paths = files.find_files(source)
+    if len(paths) == 1:
+        return files.records(paths[0], text_field, text_unit, fields, start)
+    records = itertools.chain.from_iterable(files.records(path, text_field, text_unit, fields) for path in paths)
+    return itertools.islice(records, start, None)
+
+
+def _other_records(source: str, text_field: str, pair_field: str) -> Records:
+    """The records of a source that is no file, folder or glob."""
     if source == "pydocs":
         return ((f"pydocs {name}", {text_field: text, "name": name}) for name, text in pydocs.documents())
     if source.startswith("tfds:"):
         return tfds.records(source)
-    if source.startswith(ALIGNED):
-        if text_field == pair_field:
-            raise ValueError(f"{source}: the second text has the field {pair_field!r}; give another text_field")
-        return files.aligned_records(files.aligned_files(source), (text_field, pair_field))
-    paths = files.find_files(source)
-    return itertools.chain.from_iterable(files.records(path, text_field, text_unit) for path in paths)
+    if text_field == pair_field:
+        raise ValueError(f"{source}: the second text has the field {pair_field!r}; give another text_field")
+    return files.aligned_records(files.aligned_files(source), (text_field, pair_field))
 
 
-def _first(source: str, records: Records) -> tuple[str, Record]:
+def _first(source: str, records: Records, start: int = 0) -> tuple[str, Record]:
     if first := next(records, None):
         return first
-    raise ValueError(f"{source} is empty: it holds no document to read")
+    problem = f"has no record after the first {start}" if start else "is empty: it holds no document to read"
+    raise EmptySource(f"{source} {problem}")
 
 
 def _checked(where: str, raw: Record, needed: Sequence[str], words: bool | None, keeps_others: bool) -> Record:
