@@ -56,6 +56,7 @@ ORDER = [
     "training",
     "evaluation",
     "mining",
+    "bulk",
     "describe",
     "export",
     "api",

@@ -1,11 +1,12 @@
 """Verbs that use a model: fill-mask, score, embed, search, predict, convert, extend, keep-layers."""
 
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
+from jaxencoder.bulk.config import BulkConfig, Engine
 from jaxencoder.cli import verb
 from jaxencoder.model.config import Pooling
 from jaxencoder.training.memory import keep_freed_memory
@@ -69,19 +70,49 @@ class Score(verb.Verb):
             print(f"{self.text_field} is more probable than {self.pair_field} in {wins / count:.1%} of {count} pairs")
 
 
+@dataclass(frozen=True, kw_only=True)
+class ShardOptions:
+    """For an output that is a folder, to which shards are written:"""
+
+    engine: Annotated[Engine | None, verb.default_is("process")] = None
+    """process: this one. ray: workers on this machine, or on the cluster that RAY_ADDRESS names."""
+    workers: Annotated[int | None, verb.default_is("one per GPU, TPU chip, or else CPU", "N")] = None
+    """Workers of Ray."""
+    id_field: Annotated[str | None, verb.default_is("id, or made of file and number")] = None
+    """Field with a text or whole number of each record's own; '' makes ids."""
+    columns: Annotated[tuple[str, ...] | None, verb.default_is("none", "FIELD ...")] = None
+    """Other fields to keep."""
+    shard_records: Annotated[int | None, verb.default_is("8192", "N")] = None
+    """Most records of a shard."""
+
+    def config(self, text_field: str, output: str) -> BulkConfig | None:
+        """The settings of a folder of shards, None for a single file; ValueError for options that do not apply."""
+        options = verb.given(self, "engine", "workers", "id_field", "columns", "shard_records")
+        if output.endswith("/") or not Path(output).suffix or Path(output).is_dir():
+            return BulkConfig(text_field, **options)
+        for name, value in options.items():
+            option = name.replace("_", "-")
+            problem = f"--{option} is {value!r}, but {output} is the name of a single file"
+            raise ValueError(f"{problem}; end it with / for a folder of shards, or leave --{option} out")
+        return None
+
+
 class Embed(verb.Verb):
     """Write one vector for each text of a source, or, by a multi-vector model (ColBERT), one for each token.
 
     A sparse model (SPLADE) writes a list of tokens and weights for each text.
 
+    To a folder, it writes shards of Parquet with ids and vectors, and continues where it was stopped.
+
     Example: jaxencoder embed runs/small --input texts.jsonl --output vectors.parquet
+    Example: jaxencoder embed runs/small --input "s3://bucket/*.parquet" --output s3://bucket/vectors/ --engine ray
     """
 
     model: verb.ModelName
     input: verb.Source
     """Texts: .jsonl, .txt, .parquet, tfds:NAME, ..."""
-    output: Path
-    """File to write: .parquet, .jsonl or .npy; by a multi-vector model .npz in place of .npy."""
+    output: str
+    """File to write: .parquet, .jsonl or .npy; by a multi-vector model .npz in place of .npy. Or a folder of shards."""
     normalize: Annotated[bool, verb.default_is("as the model does")] = False
     """Scale each vector to length 1."""
     prompt: Annotated[str | None, verb.default_is("the model's own")] = None
@@ -91,14 +122,23 @@ class Embed(verb.Verb):
     """Keep the first N numbers of each vector (Matryoshka)."""
     text_field: verb.RecordText = "text"
     embedding: OmitArgPrefixes[verb.EmbeddingOptions] = field(default_factory=verb.EmbeddingOptions)
+    shards: OmitArgPrefixes[ShardOptions] = field(default_factory=ShardOptions)
 
     def run(self) -> None:
         keep_freed_memory()
-        from jaxencoder.inference.embed import embed_file
-
         more = {"normalize": self.normalize or None, "prompt": self.prompt, "dimensions": self.dimensions}
-        count = embed_file(self.model, self.input, self.output, self.text_field, self.embedding.embed_options(**more))
-        print(f"{count} texts in {self.output}")
+        options = self.embedding.embed_options(**more)
+        if (config := self.shards.config(self.text_field, self.output)) is None:
+            from jaxencoder.inference.embed import embed_file
+
+            count = embed_file(self.model, self.input, Path(self.output), self.text_field, options)
+            print(f"{count} texts in {self.output}")
+            return
+        from jaxencoder.bulk.embed import embed_folder
+
+        report = embed_folder(self.model, self.input, self.output, options, config)
+        kept = f", {report.texts - report.new_texts} of them from before" if report.texts > report.new_texts else ""
+        print(f"{report.texts} texts{kept} in {report.shards} shards in {self.output}")
 
 
 class Search(verb.Verb):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -20,11 +20,11 @@ from jaxencoder.checkpoints.checkpoint import pooling_query
 from jaxencoder.inference.devices import compute_context
 from jaxencoder.inference.load import opened
 from jaxencoder.inference.model import OpenedModel
-from jaxencoder.inference.options import DEFAULT_OPTIONS, EmbedOptions
+from jaxencoder.inference.options import COLUMN, DEFAULT_OPTIONS, EmbedOptions
 from jaxencoder.inference.sparse import SparseEmbedder, check_options, sparse_embedder, token_weights
 from jaxencoder.inference.token_vectors import TokenEmbedder, gives_token_vectors, token_embedder
 from jaxencoder.inference.windows import WindowPooler, run_windows
-from jaxencoder.inference.writers import COLUMN, check_extension, open_writer
+from jaxencoder.inference.writers import check_extension, open_writer
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.heads import pool
 from jaxencoder.model.sentence import SentenceConfig, finish_vectors, sentence_vectors
@@ -36,6 +36,8 @@ from jaxencoder.text.config import WindowPooling
 from jaxencoder.text.sources import Record, read
 from jaxencoder.text.tokenizers.encoding import as_list
 from jaxencoder.text.windows import GROUP_TOKENS, text_room, text_windows
+
+T = TypeVar("T")
 
 _SPARSE_TEXTS = 1024  # whose sparse vectors are in memory at once
 
@@ -62,16 +64,21 @@ def embed_source(
     embedder = text_embedder(model, options)
     truncated = count = 0
     with tqdm(unit=" texts", desc="Embedding", disable=None) as bar:
-        for chunk in _parts(chunks(records, lambda record: len(record[text_field])), embedder):
+        for chunk in text_chunks(records, lambda record: record[text_field], embedder):
             vectors, chunk_truncated = embedder([record[text_field] for record in chunk], bar.update)
             yield chunk, vectors
             truncated, count = truncated + chunk_truncated, count + len(chunk)
     buckets.warn_truncated(truncated, count, embedder.limit)
 
 
-def _parts(records: Iterable[list[Record]], embedder: Any) -> Iterator[list[Record]]:
-    """The chunks of records, smaller ones for sparse vectors, most of whose entries may be active."""
-    for chunk in records:
+def text_chunks(
+    items: Iterable[T], text: Callable[[T], str], embedder: "TextEmbedder | TokenEmbedder | SparseEmbedder"
+) -> Iterator[list[T]]:
+    """The items in chunks whose texts are embedded together, in bounded memory.
+
+    They are smaller for sparse vectors, most of whose entries may be active.
+    """
+    for chunk in chunks(items, lambda item: len(text(item))):
         size = _SPARSE_TEXTS if isinstance(embedder, SparseEmbedder) else len(chunk)
         yield from (chunk[start : start + size] for start in range(0, len(chunk), size))
 

@@ -6,6 +6,8 @@ from typing import Literal, get_args
 from jaxencoder.model.config import Pooling, Role
 from jaxencoder.text.config import WindowConfig
 
+COLUMN = "embedding"  # of vectors beside the fields of records
+
 # Of the numbers of a vector: a float, a byte, or a bit; see `jaxencoder.inference.quantize`.
 Precision = Literal["float32", "int8", "uint8", "binary", "ubinary"]
 

@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from jaxencoder.inference.options import COLUMN
 from jaxencoder.tasks.records import check_new_fields
 from jaxencoder.text.sources import Record
-
-COLUMN = "embedding"
 
 Vectors = np.ndarray | list[np.ndarray]  # of records: float32 [n, D], or for each a matrix [t, D]
 
@@ -77,6 +76,19 @@ def _errors_name(path: Path) -> Iterator[None]:
         raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
 
 
+def vector_column(vectors: Vectors) -> Any:
+    """A pyarrow array of n vectors, as fixed-size lists of float32; of n matrices, as lists of such lists."""
+    import pyarrow as pa
+
+    joined = np.concatenate(vectors) if isinstance(vectors, list) else vectors
+    flat = pa.array(np.ascontiguousarray(joined, np.float32).reshape(-1))
+    column = pa.FixedSizeListArray.from_arrays(flat, joined.shape[1])
+    if not isinstance(vectors, list):
+        return column
+    ends = np.cumsum([0, *map(len, vectors)], dtype=np.int32)
+    return pa.ListArray.from_arrays(pa.array(ends), column)
+
+
 class ParquetWriter:
     """The records' fields as columns, and vectors as a column "embedding" of fixed-size lists of float32.
 
@@ -104,20 +116,14 @@ class ParquetWriter:
             if schema is None:
                 table = pa.Table.from_pylist([{name: record.get(name) for name in names} for record in records])
                 items = ((field, pa.scalar(self._items.get(field.name, "")).type) for field in table.schema)
-                table = table.cast(pa.schema([field.with_type(_fill_nulls(field.type, item)) for field, item in items]))
+                table = table.cast(pa.schema([field.with_type(fill_nulls(field.type, item)) for field, item in items]))
             else:
                 table = pa.Table.from_pylist(records, schema=schema)
         except (pa.ArrowException, OverflowError) as error:
             problem = f"the records do not form one table ({' '.join(str(error).split())[:200]})"
             raise ValueError(f"{problem}; write .jsonl, or give each field one type") from error
         if vectors is not None:
-            joined = np.concatenate(vectors) if isinstance(vectors, list) else vectors
-            flat = pa.array(np.ascontiguousarray(joined, np.float32).reshape(-1))
-            column = pa.FixedSizeListArray.from_arrays(flat, joined.shape[1])
-            if isinstance(vectors, list):
-                ends = np.cumsum([0, *map(len, vectors)], dtype=np.int32)
-                column = pa.ListArray.from_arrays(pa.array(ends), column)
-            table = table.append_column(COLUMN, column)
+            table = table.append_column(COLUMN, vector_column(vectors))
         if self._writer is None:
             self._writer = pq.ParquetWriter(self._path, table.schema, compression="zstd")
         self._writer.write_table(table)
@@ -193,10 +199,10 @@ class JsonWriter:
         self._file.close()
 
 
-def _fill_nulls(kind, item):
+def fill_nulls(kind, item):
     """A column's type, with that of `item` where only nulls or empty lists have been seen."""
     import pyarrow as pa
 
     if pa.types.is_list(kind):
-        return pa.list_(_fill_nulls(kind.value_type, item))
+        return pa.list_(fill_nulls(kind.value_type, item))
     return item if pa.types.is_null(kind) else kind
