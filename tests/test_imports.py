@@ -20,6 +20,7 @@ ORDER = [
     "version",
     "arguments",
     "files",
+    "ray_cluster",
     "parameters",
     "sharding",
     "settings",
@@ -89,6 +90,7 @@ HOMES = {
     "rich": ("describe/format.py",),
     "fastapi": ("serving/*",),
     "matplotlib": ("evaluation/report.py",),
+    "ray": ("ray_cluster.py",),
 }
 # Preparing text must start fast, and in many processes.
 WITHOUT_JAX, BATCHES = ("text/*", "arguments.py", "files.py", "settings.py"), "text/batches.py"
