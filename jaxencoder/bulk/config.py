@@ -2,11 +2,10 @@
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from jaxencoder.inference.options import COLUMN, EmbedOptions
-
-Engine = Literal["process", "ray"]
+from jaxencoder.text.config import Engine
 
 ID = "id"  # the field of ids, unless a setting names another
 FORMAT = 1  # of shards; a change of it means that older ones are not continued

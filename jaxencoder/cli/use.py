@@ -6,9 +6,10 @@ from typing import Annotated, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from jaxencoder.bulk.config import BulkConfig, Engine
+from jaxencoder.bulk.config import BulkConfig
 from jaxencoder.cli import verb
 from jaxencoder.model.config import Pooling
+from jaxencoder.text.config import Engine
 from jaxencoder.training.memory import keep_freed_memory
 
 NewFolder = Positional[Annotated[Path, arg(metavar="FOLDER", help="New folder to write.")]]

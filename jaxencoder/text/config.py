@@ -9,6 +9,7 @@ TextUnit = Literal["line", "paragraph", "file"]
 Pairs = Literal["none", "nsp", "sop"]
 LongTexts = Literal["truncate", "windows"]
 BatchSources = Literal["mixed", "one"]
+Engine = Literal["process", "ray"]
 WindowPooling = Literal["mean", "max", "first", "length", "learned"]
 
 OVERLAP = 128
@@ -146,8 +147,12 @@ class DataConfig:
     """Put several documents in one row; attention never crosses them. Off: one document per row."""
     cache: str = ""
     """Folder of prepared rows. Empty: $JAXENCODER_CACHE, or else ~/.cache/jaxencoder."""
+    engine: Engine = "process"
+    """Where texts are tokenized: process, in processes of this machine, or ray, in tasks of Ray, on this machine or the
+    cluster that RAY_ADDRESS names. The rows are the same."""
     workers: int = 0
-    """Processes that tokenize. 0: one per core that this process may use."""
+    """Processes that tokenize, or tasks of Ray under way at once. 0: one per core that this process may use, or two per
+    CPU of Ray."""
 
     def __post_init__(self) -> None:
         _check_types(self, "data")

@@ -6,7 +6,7 @@ power between 0 and 1: Mahajan et al. 2018, arXiv:1805.00932.
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -14,7 +14,7 @@ from typing import Literal
 import joblib
 import numpy as np
 
-from jaxencoder.text import pairs, workers
+from jaxencoder.text import pairs, ray_workers, workers
 from jaxencoder.text.config import DataConfig
 from jaxencoder.text.labels import Labels
 from jaxencoder.text.packing import Packer, Row
@@ -74,11 +74,17 @@ class RowBuilder:
         packer = Packer(data.row_length, open_rows, shortest, data.paired, schema.labels_tokens)
         batches = _batches(self._examples(), _NSP_DOCUMENTS if data.pairs == "nsp" else 1)
         tasks = ((schema.encode, batch, data, has_pairs) for batch in batches)
-        with contextlib.closing(workers.encode(self._tokenizer, tasks, data.workers or joblib.cpu_count())) as results:
+        with contextlib.closing(self._encoded(tasks)) as results:
             for encoded in results:
                 self.token_counts += encoded.counts
                 yield from _packed(packer, encoded)
         yield from packer.flush()
+
+    def _encoded(self, tasks: Iterable[tuple]) -> Generator[Pieces, None, None]:
+        data = self._split.data
+        if data.engine == "ray":
+            return ray_workers.encode(self._tokenizer, tasks, data.workers)
+        return workers.encode(self._tokenizer, tasks, data.workers or joblib.cpu_count())
 
     def _examples(self) -> Iterator[Example]:
         split = self._split

@@ -23,7 +23,7 @@ from jaxencoder.training.resolve import unique_stores
 DATA_FILE = "data.json"
 
 # Settings that may change when a run is continued: past steps have not depended on them.
-_MAY_CHANGE = {"name", "compute", "mesh", "phases", "data.cache", "data.workers", "tokenizer.path"} | {
+_MAY_CHANGE = {"name", "compute", "mesh", "phases", "data.cache", "data.engine", "data.workers", "tokenizer.path"} | {
     f"training.{name}"
     for name in (
         *("steps", "epochs", "log_every", "eval_every", "num_evaluations", "eval_batches", "checkpoint_every"),
@@ -104,7 +104,7 @@ def common_texts(
     config: RunConfig, tokenizer: Tokenizer, train: tuple[tuple[Store, ...], ...], validation: tuple[Store, ...]
 ) -> list[str]:
     """A text for each of `_PARTS`, which all processes of a run must have in common."""
-    data = dataclasses.replace(config.data, cache="", workers=0)
+    data = dataclasses.replace(config.data, cache="", engine="process", workers=0)
     choice = dataclasses.replace(config.tokenizer, path="")  # hosts may keep their copies in different places
     settings = to_json(dataclasses.replace(config, data=data, tokenizer=choice))
     return [settings, tokenizer.fingerprint, _describe(unique_stores(train)), _describe(validation)]

@@ -19,35 +19,13 @@ from jaxencoder.bulk.embed import Report, embed_folder
 from jaxencoder.bulk.embedder import Embedder
 from jaxencoder.bulk.plan import make_plan
 from jaxencoder.cli.main import main
+from tests.ray_session import FILTERS, ray  # noqa: F401
 
 from .conftest import read_shards, records, shard_bytes, write_jsonl
 
-pytestmark = [
-    # Ray leaves the processes that it starts to the garbage collector.
-    pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning"),
-    # It starts them by os.fork, in which jax warns once it is used, and which is followed by exec.
-    pytest.mark.filterwarnings(
-        "ignore:Exception ignored in. .function _at_fork:pytest.PytestUnraisableExceptionWarning"
-    ),
-]
+pytestmark = FILTERS
 
 CONFIG = BulkConfig(columns=("year",), shard_records=10)
-
-
-@pytest.fixture(scope="module")
-def ray():
-    """Ray on two cores, once for all tests here."""
-    ray = pytest.importorskip("ray", reason="needs Ray: pip install 'ray[data]'")
-    path = os.pathsep.join(sys.path)  # of the package under test
-    ray.init(
-        num_cpus=2,
-        include_dashboard=False,
-        logging_level="error",
-        log_to_driver=False,
-        runtime_env={"env_vars": {"PYTHONPATH": path}},
-    )
-    yield ray
-    ray.shutdown()
 
 
 @pytest.fixture
@@ -66,7 +44,7 @@ def worker_processes(parent: int | None = None) -> list[psutil.Process]:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_workers_make_the_bytes_of_one_process(ray, folder, source, tmp_path, expected, monkeypatch, workers):
+def test_workers_make_the_bytes_of_one_process(ray, folder, source, tmp_path, expected, monkeypatch, workers):  # noqa: F811
     monkeypatch.setattr(Embedder, "_open", None)  # here; the workers import it anew
     report = embed_folder(folder, str(source.path), str(tmp_path / "out"), config=ray_config(workers))
     assert report == Report(133, 133, 14, 14)
@@ -76,7 +54,7 @@ def test_workers_make_the_bytes_of_one_process(ray, folder, source, tmp_path, ex
     assert embed_folder(folder, str(source.path), str(tmp_path / "out"), config=CONFIG).new_shards == 0
 
 
-def test_a_killed_worker_loses_nothing(ray, folder, source, tmp_path, expected, monkeypatch):
+def test_a_killed_worker_loses_nothing(ray, folder, source, tmp_path, expected, monkeypatch):  # noqa: F811
     killed, run = [], engines.run
 
     def run_and_kill(job, parts):
@@ -93,7 +71,7 @@ def test_a_killed_worker_loses_nothing(ray, folder, source, tmp_path, expected, 
     assert shard_bytes(tmp_path / "out") == expected
 
 
-def test_a_killed_command_is_continued(ray, folder, source, tmp_path):
+def test_a_killed_command_is_continued(ray, folder, source, tmp_path):  # noqa: F811
     """The command with a Ray of its own is killed with half of the shards; its workers end with it."""
     more = records(5000, 1000)
     write_jsonl(source.path / "c.jsonl", more)
@@ -121,7 +99,7 @@ def test_a_killed_command_is_continued(ray, folder, source, tmp_path):
     assert shard_bytes(tmp_path / "one") == after
 
 
-def test_a_mistake_in_a_worker_is_one_sentence(ray, folder, source, tmp_path, monkeypatch, capsys):
+def test_a_mistake_in_a_worker_is_one_sentence(ray, folder, source, tmp_path, monkeypatch, capsys):  # noqa: F811
     def run_and_truncate(job, parts):
         write_jsonl(source.path / "a.jsonl", records(0, 3))  # after it was counted
         yield from run(job, parts)
@@ -135,7 +113,7 @@ def test_a_mistake_in_a_worker_is_one_sentence(ray, folder, source, tmp_path, mo
     assert not psutil.wait_procs(worker_processes(), timeout=30)[1]
 
 
-def test_a_part_that_kills_its_workers_is_given_up(ray, source):
+def test_a_part_that_kills_its_workers_is_given_up(ray, source):  # noqa: F811
     class Deadly:
         def start(self) -> None:
             pass
@@ -154,7 +132,7 @@ def test_a_part_that_kills_its_workers_is_given_up(ray, source):
     ray.kill(actor)
 
 
-def test_more_workers_than_devices(ray, folder, source, tmp_path, capsys):
+def test_more_workers_than_devices(ray, folder, source, tmp_path, capsys):  # noqa: F811
     words = ["--input", str(source.path), "--output", f"{tmp_path}/out/", "--engine", "ray", "--workers", "3"]
     assert main(["embed", folder, *words]) == 2
     assert "workers is 3, but the cluster of Ray has 2 CPUs; give at most as many" in capsys.readouterr().err
@@ -200,7 +178,7 @@ def test_without_ray(folder, source, tmp_path, monkeypatch, capsys):
 
 # Ray Data sets settings of its own that it has deprecated.
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data.context")
-def test_a_pipeline_of_ray_data(ray, folder):
+def test_a_pipeline_of_ray_data(ray, folder):  # noqa: F811
     """Embedder is all that a user's own pipeline needs."""
     data = importlib.import_module("ray.data")
     data.DataContext.get_current().enable_progress_bars = False

@@ -134,7 +134,14 @@ def test_changed_settings_are_refused(name, value, shown, config: RunConfig, pre
     assert shown.replace("0.0001", repr(default)) in str(error.value) and "--run-dir" in str(error.value)
 
 
-OTHER = {"training.steps": 9, "training.log_every": 5, "data.workers": 2, "name": "x", "training.keep_best": False}
+OTHER = {
+    "training.steps": 9,
+    "training.log_every": 5,
+    "data.workers": 2,
+    "data.engine": "ray",
+    "name": "x",
+    "training.keep_best": False,
+}
 
 
 @pytest.mark.parametrize(("name", "value"), OTHER.items())
