@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jaxencoder.text.sources import fingerprint, formats, read
-from jaxencoder.text.sources.files import source_names
+from jaxencoder.text.sources import EmptySource, fingerprint, formats, read
+from jaxencoder.text.sources.files import find_files, relative_names, source_names
 
 RECORDS = [{"text": f"Größe {i} 你好 🙂", "label": i % 3, "tags": ["a", str(i)]} for i in range(23)]
 TEXTS = [record["text"] for record in RECORDS]
@@ -91,6 +91,52 @@ def test_the_text_field_can_have_another_name(write) -> None:
 def test_only_the_named_fields_are_kept(write) -> None:
     records = list(read(write("a.parquet", parquet()), fields=("label",)))
     assert records == [{"text": record["text"], "label": record["label"]} for record in RECORDS]
+
+
+@pytest.mark.parametrize("start", [0, 1, 4, 5, 11, len(RECORDS) - 1])
+@pytest.mark.parametrize("name", ["a.parquet", "a.parquet.gz", "a.jsonl", "a.jsonl.gz", "*.jsonl"])
+def test_reading_starts_at_any_record(write, tmp_path, name, start) -> None:
+    write("a.parquet", parquet())
+    write("a.parquet.gz", gzip.compress(parquet()))
+    for half, part in (("a", RECORDS[:7]), ("b", RECORDS[7:])):
+        write(f"half/{half}.jsonl", jsonl(part))
+    write("a.jsonl", jsonl())
+    write("a.jsonl.gz", gzip.compress(jsonl()))
+    source = f"{tmp_path}/{'half/' if '*' in name else ''}{name}"
+    assert list(read(source, start=start)) == RECORDS[start:]
+    assert list(read(f"{source}[:9]", start=3)) == RECORDS[3:9]
+    with pytest.raises(EmptySource, match=f"has no record after the first {len(RECORDS)}"):
+        next(read(source, start=len(RECORDS)))
+
+
+def test_a_negative_start() -> None:
+    with pytest.raises(ValueError, match="start is -1; give at least 0"):
+        read("pydocs", start=-1)
+
+
+def test_of_parquet_only_used_columns_and_row_groups_are_read(write, monkeypatch) -> None:
+    calls, iter_batches = [], pq.ParquetFile.iter_batches
+
+    def recorded(self, size, groups, columns):
+        calls.append((list(groups), columns))
+        return iter_batches(self, size, groups, columns)
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", recorded)
+    path = write("a.parquet", parquet())
+    groups = list(range(-(-len(RECORDS) // 5)))
+    list(read(path))
+    next(read(path, fields=("label",), start=7))
+    assert calls == [(groups, None), (groups[1:], ["text", "label"])]
+    # All columns are read for a message that lists them.
+    with pytest.raises(ValueError, match="no field 'labels' among text, .*did you mean 'label'"):
+        next(read(path, fields=("labels",)))
+
+
+def test_names_of_files_in_their_source(write, tmp_path) -> None:
+    paths = [write(name, "a") for name in ("d/a.txt", "d/e/a.txt")]
+    assert relative_names(f"{tmp_path}/d", find_files(f"{tmp_path}/d")) == ["a.txt", "e/a.txt"]
+    assert relative_names(f"{tmp_path}/*/*/*.txt", find_files(f"{tmp_path}/*/*/*.txt")) == ["d/e/a.txt"]
+    assert relative_names(paths[1], paths[1:]) == ["a.txt"]
 
 
 def test_parquet_text_stored_as_bytes(write) -> None:
