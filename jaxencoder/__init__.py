@@ -12,6 +12,9 @@ globals().pop("__getattr__", None)
 globals().pop("__dir__", None)
 with epy.lazy_api_imports(globals()):
     from jaxencoder.api import Model, load
+    from jaxencoder.bulk.config import BulkConfig
+    from jaxencoder.bulk.embed import embed_folder
+    from jaxencoder.bulk.embedder import Embedder
     from jaxencoder.config import (
         Classification,
         ComputeConfig,
@@ -41,10 +44,11 @@ with epy.lazy_api_imports(globals()):
 del epy
 
 __all__ = [
-    "Classification", "ComputeConfig", "DataConfig", "Embeddings", "EncoderConfig", "LoraConfig", "MaskedLM", "Masking",
-    "MeshConfig", "MiningConfig", "MiningData", "Model", "MultiVectors", "MultipleChoice", "OptimizerConfig", "Phase",
-    "QuestionAnswering", "ReplacedToken", "Reranking", "RunConfig", "SparseEmbeddings", "TokenClassification",
-    "TokenizerConfig", "TrainingConfig", "__version__", "load", "mine", "train",
+    "BulkConfig", "Classification", "ComputeConfig", "DataConfig", "Embedder", "Embeddings", "EncoderConfig",
+    "LoraConfig", "MaskedLM", "Masking", "MeshConfig", "MiningConfig", "MiningData", "Model", "MultiVectors",
+    "MultipleChoice", "OptimizerConfig", "Phase", "QuestionAnswering", "ReplacedToken", "Reranking", "RunConfig",
+    "SparseEmbeddings", "TokenClassification", "TokenizerConfig", "TrainingConfig", "__version__", "embed_folder",
+    "load", "mine", "train",
 ]  # fmt: skip
 
 

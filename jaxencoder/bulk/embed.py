@@ -3,6 +3,7 @@
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
@@ -33,9 +34,9 @@ class Report:
 
 
 def embed_folder(
-    model: str,
+    model: str | Path,
     input: str,
-    output: str,
+    output: str | Path,
     options: EmbedOptions = DEFAULT_OPTIONS,
     config: BulkConfig = BulkConfig(),  # noqa: B008 - frozen
 ) -> Report:
@@ -56,7 +57,7 @@ def embed_folder(
             settings or of records that are no longer in the input.
         OSError: the input cannot be read, the output cannot be written, or a worker dies again and again.
     """
-    folder = OutputFolder(output)
+    folder = OutputFolder(str(output))
     _check_apart(input, folder)
     with folder.locked():
         plan = make_plan(input, config)
