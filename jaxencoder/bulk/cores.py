@@ -1,5 +1,6 @@
 """Each worker of a machine on cores of its own: threads of two workers on one core would wait for each other."""
 
+import contextlib
 import os
 import tempfile
 from pathlib import Path
@@ -7,28 +8,28 @@ from pathlib import Path
 import filelock
 
 
-def take_cores(number: int) -> filelock.FileLock | None:
+def take_cores(number: int) -> list[filelock.FileLock]:
     """Restrict this process to `number` cores that no other worker has taken, before jax starts its threads.
 
-    The cores are taken as long as the lock is held: they are free again when the process ends, however it does.
+    The cores are taken as long as their locks are held: they are free again when the process ends, however it does.
 
     Returns:
-        The lock, to be kept; None where all cores are taken or processes cannot be restricted, as on macOS.
+        The locks, to be kept; none where fewer cores are free or processes cannot be restricted, as on macOS.
     """
     if not hasattr(os, "sched_setaffinity"):
-        return None
-    cores = sorted(os.sched_getaffinity(0))
+        return []
     folder = Path(tempfile.gettempdir()) / f"jaxencoder-cores-{os.getuid()}"
     folder.mkdir(exist_ok=True)
-    for start in range(0, len(cores) - number + 1, number):
-        chosen = cores[start : start + number]
-        # All workers of a command take as many, so that equal names are equal cores.
-        lock = filelock.FileLock(folder / "-".join(map(str, chosen)), thread_local=False)
-        try:
+    locks: dict[int, filelock.FileLock] = {}
+    for core in sorted(os.sched_getaffinity(0)):
+        lock = filelock.FileLock(folder / str(core), thread_local=False)
+        with contextlib.suppress(filelock.Timeout):
             lock.acquire(timeout=0)
-        except filelock.Timeout:
-            continue
-        for thread in os.listdir("/proc/self/task"):
-            os.sched_setaffinity(int(thread), chosen)
-        return lock
-    return None
+            locks[core] = lock
+        if len(locks) == number:
+            for thread in os.listdir("/proc/self/task"):
+                os.sched_setaffinity(int(thread), locks)
+            return list(locks.values())
+    for lock in locks.values():
+        lock.release()
+    return []

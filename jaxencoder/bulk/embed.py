@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from tqdm import tqdm
 
 from jaxencoder.bulk import engines
@@ -124,7 +125,7 @@ def _check_settings(where: str, old: dict[str, Any], new: dict[str, Any]) -> Non
             raise ValueError(f"{problem}; give another folder, or the same settings to continue this one")
 
 
-def _checked(part: Part, shard: Shard | None, schema: Any) -> Part | None:
+def _checked(part: Part, shard: Shard | None, schema: pa.Schema) -> Part | None:
     """None if a part has its shard; else the part, with the shard's content if its records may be the same."""
     if shard is None or shard.rows != part.size or shard.schema.names[:-1] != schema.names:
         return part

@@ -10,7 +10,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+import pyarrow as pa
 
 from jaxencoder.bulk.config import ID, BulkConfig
 from jaxencoder.bulk.scan import Scan, SourceFile
@@ -38,7 +40,7 @@ class Plan:
 
     parts: tuple[Part, ...]
     config: BulkConfig  # with the id_field that is used, "" for ids that are made
-    schema: Any  # pyarrow.Schema
+    schema: pa.Schema
 
     @property
     def records(self) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 
 from jaxencoder.bulk.config import ID, BulkConfig
 from jaxencoder.inference.writers import fill_nulls
@@ -52,7 +53,7 @@ class Scan:
 
     def __init__(self, config: BulkConfig):
         self._config = config
-        self._types: dict[str, Any] = {}  # pyarrow.DataType by column
+        self._types: dict[str, pa.DataType] = {}  # by column
         self._hashes = array("q")
 
     def add(self, file: SourceFile) -> int:
@@ -82,9 +83,7 @@ class Scan:
                 self._add_type(file, name, kind or schema.field(name).type)
         return size
 
-    def _add_type(self, file: SourceFile, name: str, kind: Any) -> None:
-        import pyarrow as pa  # late, for it is slow to import
-
+    def _add_type(self, file: SourceFile, name: str, kind: pa.DataType) -> None:
         if (previous := self._types.setdefault(name, kind)) == kind:
             return
         schemas = [pa.schema([(name, x)]) for x in (previous, kind)]
@@ -95,10 +94,8 @@ class Scan:
             raise ValueError(f"{problem}; give it one type, or leave it out of columns") from error
 
     @property
-    def schema(self) -> Any:
-        """The pyarrow.Schema of the columns; text where there are only nulls."""
-        import pyarrow as pa
-
+    def schema(self) -> pa.Schema:
+        """The columns' types; text where there are only nulls."""
         return pa.schema([(name, fill_nulls(kind, pa.string())) for name, kind in self._types.items()])
 
     def check_ids(self, files: Iterable[SourceFile]) -> None:
@@ -139,10 +136,8 @@ def _checked_ids(file: SourceFile, config: BulkConfig, values: Iterable[Any]) ->
         yield value
 
 
-def _type_of(file: SourceFile, name: str, values: list) -> Any:
-    """The pyarrow.DataType of values."""
-    import pyarrow as pa
-
+def _type_of(file: SourceFile, name: str, values: list) -> pa.DataType:
+    """The common type of values."""
     try:
         return pa.array(values).type
     except (pa.ArrowException, OverflowError) as error:

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 import filelock
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from jaxencoder.files import write_atomic
 from jaxencoder.inference.writers import vector_column
@@ -28,7 +30,7 @@ class Shard(NamedTuple):
 
     origin: dict[str, Any]  # as written by `write`
     rows: int
-    schema: Any  # pyarrow.Schema, with the vectors last
+    schema: pa.Schema  # with the vectors last
 
 
 class OutputFolder:
@@ -51,9 +53,6 @@ class OutputFolder:
 
     def read(self, name: str) -> Shard | None:
         """What a file is; None if it is no complete shard."""
-        import pyarrow as pa  # late, for it is slow to import
-        import pyarrow.parquet as pq
-
         try:
             with remote_errors(self.url), self._fs.open(self._join(name), "rb") as stream, pq.ParquetFile(stream) as x:
                 schema, rows = x.schema_arrow, x.metadata.num_rows
@@ -66,10 +65,8 @@ class OutputFolder:
             return None  # pyarrow's, for a file without its end
         return Shard(origin, rows, schema.remove_metadata())
 
-    def write(self, name: str, table: Any, origin: dict[str, Any]) -> None:
-        """Write a pyarrow.Table as a shard; it replaces one of the same name."""
-        import pyarrow.parquet as pq
-
+    def write(self, name: str, table: pa.Table, origin: dict[str, Any]) -> None:
+        """Write a table as a shard; it replaces one of the same name."""
         content = io.BytesIO()
         table = table.replace_schema_metadata({_METADATA: json.dumps(origin)})
         pq.write_table(table, content, compression="zstd")
@@ -117,10 +114,8 @@ class OutputFolder:
             self._fs.pipe_file(self._join(name), content)  # an object appears once its upload is complete
 
 
-def embedding_column(vectors: np.ndarray | list[Any]) -> Any:
-    """A pyarrow array of `Embedder.embed`'s vectors, matrices, or lists of tokens and weights."""
-    import pyarrow as pa
-
+def embedding_column(vectors: np.ndarray | list[Any]) -> pa.Array:
+    """A column of `Embedder.embed`'s vectors, matrices, or lists of tokens and weights."""
     if isinstance(vectors, np.ndarray) or (vectors and isinstance(vectors[0], np.ndarray)):
         return vector_column(vectors)
     kind = pa.list_(pa.struct([("token", pa.string()), ("weight", pa.float64())]))

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import pyarrow as pa
+
 from jaxencoder.bulk.config import BulkConfig, identity
 from jaxencoder.bulk.embedder import Embedder
 from jaxencoder.bulk.plan import Part
@@ -25,7 +27,7 @@ class Job:
     model: str
     options: EmbedOptions
     config: BulkConfig
-    schema: Any  # pyarrow.Schema of the columns before the vectors
+    schema: pa.Schema  # of the columns before the vectors
     output: str
     model_identity: str | None  # of the shards that are there already; None: there are none
 
@@ -67,9 +69,7 @@ class Worker:
         self._folder.write(part.shard, self._table(part, columns, vectors), self._origin(part, content))
         return Made(part, self._identity, truncated, is_new=True)
 
-    def _table(self, part: Part, columns: dict[str, list], vectors: Any) -> Any:
-        import pyarrow as pa  # late, for it is slow to import
-
+    def _table(self, part: Part, columns: dict[str, list], vectors: Any) -> pa.Table:
         try:
             table = pa.table(columns, schema=self._job.schema)
         except (pa.ArrowException, OverflowError) as error:

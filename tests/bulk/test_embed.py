@@ -1,5 +1,6 @@
 """A folder of shards: complete, equal whatever the history, and refused where it would be a mixture."""
 
+import dataclasses
 import json
 import logging
 import os
@@ -16,11 +17,18 @@ import pyarrow.parquet as pq
 import pytest
 
 from jaxencoder.api import load
+from jaxencoder.bulk import embedder as embedder_module
 from jaxencoder.bulk import worker as worker_module
 from jaxencoder.bulk.config import BulkConfig
 from jaxencoder.bulk.embed import Report, embed_folder
 from jaxencoder.cli.main import main
+from jaxencoder.inference.embed import embed
 from jaxencoder.inference.options import EmbedOptions
+from jaxencoder.inference.sparse import token_weights
+from jaxencoder.inference.token_vectors import embed_tokens
+from jaxencoder.model.multi_vector import MultiVectorConfig
+from jaxencoder.model.sentence import SentenceConfig
+from jaxencoder.model.sparse import SparseConfig
 
 from .conftest import read_shards, records, shard_bytes, write_jsonl
 
@@ -219,6 +227,30 @@ def test_remote_folders(folder, source, tmp_path, scheme):
         if name.startswith("part"):
             table = pq.read_table(tmp_path / "local" / name)
             assert pq.read_table(pa.BufferReader(content)).equals(table)
+
+
+def test_a_multi_vector_model(model, folder, source, tmp_path, monkeypatch):
+    multi = dataclasses.replace(model, multi_vector=MultiVectorConfig())
+    monkeypatch.setattr(embedder_module, "load", lambda name: multi)
+    embed_folder(folder, str(source.path), str(tmp_path / "out"), config=CONFIG)
+    table = read_shards(tmp_path / "out")
+    assert str(table.schema.field("embedding").type) == "list<element: fixed_size_list<element: float>[32]>"
+    matrices = embed_tokens(multi, [row["text"] for row in source.records])
+    for value, matrix in zip(table["embedding"].to_pylist(), matrices, strict=True):
+        np.testing.assert_allclose(np.array(value, np.float32).reshape(-1, 32), matrix, atol=2e-5)
+
+
+def test_a_sparse_model(model, folder, source, tmp_path, monkeypatch):
+    sparse = dataclasses.replace(model, sentence=SentenceConfig(sparse=SparseConfig()))
+    monkeypatch.setattr(embedder_module, "load", lambda name: sparse)
+    options = EmbedOptions(max_active_dims=3)
+    embed_folder(folder, str(source.path), str(tmp_path / "out"), options, CONFIG)
+    table = read_shards(tmp_path / "out")
+    assert str(table.schema.field("embedding").type) == "list<element: struct<token: string, weight: double>>"
+    vectors = embed(sparse, [row["text"] for row in source.records], options)
+    for value, expected in zip(table["embedding"].to_pylist(), token_weights(sparse, vectors), strict=True):
+        assert [x["token"] for x in value] == [x["token"] for x in expected]
+        np.testing.assert_allclose([x["weight"] for x in value], [x["weight"] for x in expected], rtol=1e-4)
 
 
 def test_truncated_texts_are_counted_over_all_shards(folder, source, tmp_path, caplog):

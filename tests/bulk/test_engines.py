@@ -108,8 +108,9 @@ def test_a_mistake_in_a_worker_is_one_sentence(ray, folder, source, tmp_path, mo
     monkeypatch.setattr(embed_module.engines, "run", run_and_truncate)
     words = ["--input", str(source.path), "--output", f"{tmp_path}/out/", "--engine", "ray", "--workers", "1"]
     assert main(["embed", folder, *words]) == 2
-    error = capsys.readouterr().err
-    assert "a.jsonl has become shorter since it was counted" in error and error.count("\n") == 1
+    # Ray reports workers that an earlier test has killed.
+    (error,) = (line for line in capsys.readouterr().err.splitlines() if line and "(raylet)" not in line)
+    assert "a.jsonl has become shorter since it was counted" in error
     assert not psutil.wait_procs(worker_processes(), timeout=30)[1]
 
 
@@ -156,16 +157,16 @@ def test_workers_take_different_cores(monkeypatch, tmp_path):
     restricted = []
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3, 4}, raising=False)
     monkeypatch.setattr(os, "sched_setaffinity", lambda tid, cores: restricted.append((tid, cores)), raising=False)
-    locks = [take_cores(2) for _ in range(3)]
-    assert locks[0] and locks[1] and locks[2] is None  # no two are left
-    assert {tuple(cores) for _, cores in restricted} == {(0, 1), (2, 3)}
-    assert {tid for tid, _ in restricted} >= {os.getpid()}
-    locks[0].release()
+    first, second = take_cores(2), take_cores(2)
+    assert [tuple(cores) for tid, cores in restricted if tid == os.getpid()] == [(0, 1), (2, 3)]
     restricted.clear()
-    again = take_cores(2)
-    assert {tuple(cores) for _, cores in restricted} == {(0, 1)}
-    again.release()
-    locks[1].release()
+    assert take_cores(2) == [] and not restricted  # one is free
+    for lock in first:
+        lock.release()
+    third = take_cores(3)
+    assert {tuple(cores) for _, cores in restricted} == {(0, 1, 4)}
+    for lock in second + third:
+        lock.release()
 
 
 def test_without_ray(folder, source, tmp_path, monkeypatch, capsys):
