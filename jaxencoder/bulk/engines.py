@@ -5,6 +5,7 @@ whose data only workers see, and actors say how often a part that kills its work
 try it forever.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -15,7 +16,10 @@ from jaxencoder.ray_cluster import connected
 from jaxencoder.text.messages import first_line
 from jaxencoder.training.memory import keep_freed_memory
 
+log = logging.getLogger(__name__)
+
 _RETRIES = 3  # of a part whose worker dies
+_START_SECONDS = 60  # after which workers should have started
 
 
 def run(job: Job, parts: Sequence[Part]) -> Iterator[Made]:
@@ -48,9 +52,15 @@ def _distributed(ray: Any, starting: dict[Any, Any], parts: Sequence[Part]) -> I
 
     A worker never has two: if it dies, it is clear at which part.
     """
-    waiting, underway = list(reversed(parts)), {}
+    waiting, underway, has_warned = list(reversed(parts)), {}, False
     while waiting or underway:
-        (ready,), _ = ray.wait([*starting, *underway], num_returns=1)
+        done, _ = ray.wait([*starting, *underway], num_returns=1, timeout=_START_SECONDS)
+        if not done:
+            if not underway and not has_warned:
+                log.warning("No worker of Ray has started yet; the cluster may be busy, or lack what they ask for.")
+                has_warned = True
+            continue
+        (ready,) = done
         worker, part = underway.pop(ready) if ready in underway else (starting.pop(ready), None)
         result = _result(ray, ready, part)
         if waiting:

@@ -1,11 +1,13 @@
 """Workers of Ray make the same bytes as this process, and none of them is needed to the end."""
 
 import importlib
+import logging
 import os
 import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -131,6 +133,28 @@ def test_a_part_that_kills_its_workers_is_given_up(ray, source):  # noqa: F811
         made.extend(engines._distributed(ray, {actor.start.remote(): actor}, parts))
     assert [part.start for part in made] == [0, 10]
     ray.kill(actor)
+
+
+def test_waiting_for_room_in_the_cluster_is_said_once(source, caplog):
+    """A stand-in for a cluster whose only worker starts late."""
+
+    class Late:
+        def __init__(self) -> None:
+            self.ready = [[], [], ["start"], ["make"]]
+            self.make = SimpleNamespace(remote=lambda part: "make")
+
+        def wait(self, references, num_returns, timeout):
+            return self.ready.pop(0), []
+
+        def get(self, reference):
+            return None if reference == "start" else "made"
+
+    cluster = Late()
+    (part, *_) = make_plan(str(source.path), CONFIG).parts
+    with caplog.at_level(logging.WARNING):
+        assert list(engines._distributed(cluster, {"start": cluster}, [part])) == ["made"]
+    (message,) = caplog.messages
+    assert message.startswith("No worker of Ray has started yet")
 
 
 def test_more_workers_than_devices(ray, folder, source, tmp_path, capsys):  # noqa: F811
