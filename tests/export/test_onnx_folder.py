@@ -1,6 +1,7 @@
 """Models of each kind as ONNX: files, values on texts, precisions, and files that differ."""
 
 import dataclasses
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -134,3 +135,9 @@ def test_a_file_that_differs_is_refused(make_model, tmp_path: Path, monkeypatch)
     with pytest.raises(ValueError, match=r"onnxruntime computes logits with an error of \d.*; give float32"):
         export_onnx(make_model(), tmp_path / "new")
     assert not list(tmp_path.iterdir())
+
+
+def test_without_the_extra(make_model, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ValueError, match=r"export to ONNX needs onnxruntime; install jaxencoder\[export\]"):
+        export_onnx(make_model(), tmp_path / "new")
