@@ -10,10 +10,11 @@ from typing import Literal, NamedTuple, get_args
 from jaxencoder.checkpoints.checkpoint import Checkpoint
 from jaxencoder.checkpoints.convert import check_new
 from jaxencoder.checkpoints.hub import resolve
-from jaxencoder.checkpoints.kind import kind_of
+from jaxencoder.checkpoints.kind import MODULES_FILE, kind_of
 from jaxencoder.checkpoints.opening import open_checkpoint
 from jaxencoder.checkpoints.save import save
 from jaxencoder.checkpoints.sentence_transformers import encoder_folder
+from jaxencoder.config_io import CONFIG_FILE
 from jaxencoder.families.classifier import NAME
 from jaxencoder.model.sentence import SentenceConfig
 from jaxencoder.tasks.embeddings.compared_texts import ComparedTexts
@@ -48,11 +49,12 @@ def exported_folder(source: str | Path | Checkpoint, folder: Path, layout: Layou
     """
     if layout not in (None, *get_args(Layout)):
         raise ValueError(f"layout is {layout!r}; give {' or '.join(get_args(Layout))}")
+    folder = folder.absolute()
     check_new(folder)
     source = source if isinstance(source, Checkpoint) else resolve(source)
     model = source if isinstance(source, Checkpoint) else open_checkpoint(source)
-    _check(model)
     layout = layout or _default_layout(source, model)
+    _check(model, layout)
     part = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
     try:
         save(model, part, layout)
@@ -63,7 +65,7 @@ def exported_folder(source: str | Path | Checkpoint, folder: Path, layout: Layou
         for weights in encoder.glob("model*.safetensors*"):
             weights.unlink()
         yield Export(saved, encoder, embeds)
-        part.replace(folder)
+        _publish(part, folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
@@ -83,7 +85,17 @@ def _check_heads(model: Checkpoint, saved: Checkpoint, layout: Layout) -> None:
         raise ValueError(f"{problem}; give the layout sentence-transformers to export the encoder alone")
 
 
-def _check(model: Checkpoint) -> None:
+def _publish(part: Path, folder: Path) -> None:
+    """Give a complete folder its name. The settings, without which no reader takes a folder for a model, come last."""
+    if not folder.exists():
+        part.replace(folder)
+        return
+    settings = {CONFIG_FILE, MODULES_FILE}
+    for path in sorted(part.iterdir(), key=lambda path: path.name in settings):  # an empty folder may be a mount point
+        shutil.move(path, folder / path.name)
+
+
+def _check(model: Checkpoint, layout: Layout) -> None:
     """Raise ValueError for a model that is more than one function, or whose function needs more than token ids."""
     if model.queries is not None:
         raise ValueError("the model has an encoder for queries and one for documents; export the folder of each")
@@ -92,7 +104,7 @@ def _check(model: Checkpoint) -> None:
         raise ValueError(f"the model has adapters for {names}; write one with {advice}, and export that folder")
     if model.multi_vector is not None and model.multi_vector.is_only:
         raise ValueError("the model gives a vector for each token, and cannot be exported; use it with jaxencoder")
-    for head in model.heads.values():
+    for head in model.heads.values() if layout == "transformers" else ():
         if head.global_tokens not in ("none", "first"):
             problem = f"the model's global tokens are those of the {head.global_tokens}"
             raise ValueError(f"{problem}, which an exported program cannot find; use it with jaxencoder")

@@ -25,15 +25,21 @@ from jaxencoder.export.onnx_values import (
 Rule = Callable[..., Value | list[Value]]
 
 _NODES = {
-    "abs": "Abs", "add": "Add", "add_any": "Add", "and": "And", "ceil": "Ceil", "cos": "Cos", "eq": "Equal",
+    "abs": "Abs", "add": "Add", "add_any": "Add", "ceil": "Ceil", "cos": "Cos", "eq": "Equal",
     "erf": "Erf", "exp": "Exp", "floor": "Floor", "ge": "GreaterOrEqual", "gt": "Greater", "le": "LessOrEqual",
-    "log": "Log", "logistic": "Sigmoid", "lt": "Less", "min": "Min", "mul": "Mul", "neg": "Neg", "not": "Not",
-    "or": "Or", "pow": "Pow", "sign": "Sign", "sin": "Sin", "sqrt": "Sqrt", "sub": "Sub", "tanh": "Tanh",
+    "log": "Log", "logistic": "Sigmoid", "lt": "Less", "min": "Min", "mul": "Mul", "neg": "Neg",
+    "pow": "Pow", "sign": "Sign", "sin": "Sin", "sqrt": "Sqrt", "sub": "Sub", "tanh": "Tanh",
 }  # fmt: skip
 
 
 def _node(op: str, graph: Graph, eqn: Any, *inputs: Value) -> Value:
     return graph.add(op, *inputs, shape=common_shape(inputs), dtype=eqn.outvars[0].aval.dtype)
+
+
+def _logical(op: str, graph: Graph, eqn: Any, *inputs: Value) -> Value:
+    if any(x.dtype != np.bool_ for x in inputs):
+        raise NotImplementedError(f"{op.lower()} of the bits of numbers")
+    return _node(op, graph, eqn, *inputs)
 
 
 def _not_equal(graph: Graph, eqn: Any, *inputs: Value) -> Value:
@@ -92,16 +98,16 @@ def _softmax(graph: Graph, numerator: str, denominator: str) -> tuple[str, int] 
     scores, maximum = graph.inputs_of("Sub", exponent) or ("", "")
     summed, axes = _reduced(graph, "ReduceSum", denominator)
     largest, same_axes = _reduced(graph, "ReduceMax", maximum)
-    if not scores or largest != scores or summed != numerator or axes != same_axes:
+    if not scores or largest != scores or summed != numerator or axes != same_axes or graph.array(axes).size > 1:
         return None
     return scores, int(graph.array(axes).item())
 
 
 def _reduced(graph: Graph, op: str, name: str) -> tuple[str, str]:
     """What a value is a sum or maximum of, with the axes kept, and the name of the axes; "" for another value."""
-    kept, _ = graph.inputs_of("Unsqueeze", name) or ("", "")
+    kept, same_axes = graph.inputs_of("Unsqueeze", name) or ("", "")
     source, axes = graph.inputs_of(op, kept) or ("", "")
-    return source, axes
+    return (source, axes) if axes == same_axes else ("", "")
 
 
 def _reduction(op: str, graph: Graph, eqn: Any, x: Value) -> Value:
@@ -150,6 +156,7 @@ def _product(graph: Graph, eqn: Any, a: Value, b: Value) -> Value:
 
 ELEMENTWISE: dict[str, Rule] = {
     **{name: partial(_node, op) for name, op in _NODES.items()},
+    **{op.lower(): partial(_logical, op) for op in ("And", "Not", "Or")},
     "clamp": _clamp,
     "div": _quotient,
     "erfc": _complementary_erf,

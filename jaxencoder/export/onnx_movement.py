@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxencoder.export.onnx_arithmetic import Rule
@@ -113,6 +114,12 @@ def _gather(graph: Graph, eqn: Any, x: Value, indices: Value) -> Value:
     if not is_simple or tuple(n.operand_batching_dims) != batch or tuple(n.start_indices_batching_dims) != batch:
         raise NotImplementedError("a gather of parts, or along several axes")
     x, indices = _expanded_inputs(graph, eqn, (x, indices))
+    if eqn.params["mode"] == jax.lax.GatherScatterMode.CLIP:
+        indices = graph.like("Max", indices, np.array(0, indices.dtype))
+        last = graph.like(
+            "Sub", cast(graph, scalar_size(graph, shape[axis]), indices.dtype), np.array(1, indices.dtype)
+        )
+        indices = graph.like("Min", indices, last)
     if batch:
         x = transposed(graph, x, (*batch, axis, *rest))
         indices, first = cast(graph, indices, np.int64), 0

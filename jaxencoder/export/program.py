@@ -78,7 +78,10 @@ def program(model: Checkpoint, gives_vectors: bool, dtype: Literal["float32", "b
         heads = {"pooler": model.heads["pooler"], **heads}
     kept = {"encoder", *heads, *({"mlm_head"} if head == "mlm_head" else ())}
     params = {name: x for name, x in model.params.items() if name in kept}
-    vectors = model.sentence if gives_vectors and model.sentence.include_prompt else None
+    vectors = model.sentence if gives_vectors else None
+    if vectors is not None and not vectors.include_prompt and any(text for _, text in vectors.prompts):
+        vectors = None  # the program cannot know where a prompt ends
+        log.warning("The exported program has no %s: the model does not pool the tokens of its prompts.", VECTOR)
     if vectors is not None:
         params |= {name: model.params[name] for name in ("sentence",) if name in model.params}
     query = pooling_query(model.params)

@@ -48,6 +48,16 @@ def test_a_folder_of_sentence_transformers(make_model, tmp_path: Path) -> None:
         assert export.gives_vectors
 
 
+def test_an_empty_folder_is_filled(make_model, tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with exported_folder(make_model(), Path("."), None) as (_, folder, _):
+        (folder / "onnx").mkdir()
+        (folder / "onnx" / "program").touch()
+    assert {"config.json", "onnx/program"} <= files(tmp_path / "here")
+    assert [path.name for path in tmp_path.iterdir()] == ["here"]
+
+
 def test_nothing_is_left_of_an_export_that_fails(make_model, tmp_path: Path) -> None:
     with pytest.raises(RuntimeError), exported_folder(make_model(), tmp_path / "new", None):
         raise RuntimeError

@@ -43,6 +43,7 @@ OPERATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "RMS norm": lambda x: normalize(rows(x), TABLE[0], None, 1e-5, False),
     "softmax": lambda x: masked_softmax(rows(x), rows(x) > 0),
     "softmax over another axis": lambda x: jax.nn.softmax(rows(x), axis=1),
+    "softmax over two axes": lambda x: jax.nn.softmax(rows(x), axis=(1, 2)),
     "no softmax": lambda x: jnp.exp(rows(x)) / jnp.exp(rows(x)).max(-1, keepdims=True),
     "clip": lambda x: jnp.clip(rows(x), -0.5, x[..., None] / 7),
     "not equal": lambda x: (x != 3) | (x >= 5),
@@ -74,6 +75,7 @@ OPERATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "a constant on the left": lambda x: jnp.einsum("ED,BTD->BTE", TABLE, rows(x)),
     "rows along an axis": lambda x: jnp.take_along_axis(rows(x), jnp.argmax(x, 1)[:, None, None], axis=1),
     "columns": lambda x: TABLE.T[:, x],
+    "rows clipped to a table": lambda x: jnp.take(TABLE, 3 * x - 5, axis=0, mode="clip"),
     "an item": lambda x: rows(x)[:, 0],
     "one-hot": lambda x: jax.nn.one_hot(x, 7),
     "group sums": lambda x: jax.vmap(lambda x: jax.ops.segment_sum(x, x, x.shape[0] + 7)[x])(x),
@@ -126,3 +128,5 @@ def test_values_are_broadcast_late() -> None:
 def test_an_operation_without_a_rule_is_named() -> None:
     with pytest.raises(ValueError, match=r"cannot be exported to ONNX: fft has no form there"):
         nodes(lambda x: jnp.fft.fft(rows(x)).real)
+    with pytest.raises(ValueError, match=r"cannot be exported to ONNX: and of the bits of numbers has no form there"):
+        nodes(lambda x: x & 3)

@@ -57,10 +57,14 @@ def test_an_embedding_model(make_model, tmp_path: Path) -> None:
         np.testing.assert_allclose(vectors[mask == 1], model.tokens([text])[0][0], atol=1e-4)
 
 
-def test_a_prompt_that_is_not_pooled_leaves_the_pooling_to_the_reader(make_model, tmp_path: Path) -> None:
+def test_a_prompt_that_is_not_pooled_leaves_the_pooling_to_the_reader(make_model, tmp_path: Path, caplog) -> None:
     settings = SentenceConfig(prompts=(("query", "the cat "),), include_prompt=False)
-    exported = export_onnx(dataclasses.replace(make_model(), sentence=settings), tmp_path / "new")
-    assert exported.differences.keys() == {"last_hidden_state"}
+    model = make_model()
+    exported = export_onnx(dataclasses.replace(model, sentence=settings), tmp_path / "new")
+    assert exported.differences.keys() == {"last_hidden_state"} and "does not pool" in caplog.text
+    without_prompts = dataclasses.replace(settings, prompts=(("query", ""),))
+    exported = export_onnx(dataclasses.replace(model, sentence=without_prompts), tmp_path / "other")
+    assert "sentence_embedding" in exported.differences
 
 
 def test_a_classifier(make_model, tmp_path: Path) -> None:
@@ -116,7 +120,7 @@ def test_precisions(make_model, tmp_path: Path) -> None:
         export_onnx(model, tmp_path / "int4", "int4")
 
 
-@pytest.mark.parametrize("precision", ["float32", "int8"])
+@pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
 def test_large_models_have_their_weights_in_a_second_file(make_model, tmp_path: Path, monkeypatch, precision) -> None:
     monkeypatch.setattr(onnx_folder, "_LARGEST", 1000)
     model = make_model()
@@ -135,6 +139,15 @@ def test_a_file_that_differs_is_refused(make_model, tmp_path: Path, monkeypatch)
     with pytest.raises(ValueError, match=r"onnxruntime computes logits with an error of \d.*; give float32"):
         export_onnx(make_model(), tmp_path / "new")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_file_with_values_that_are_not_finite_is_refused(make_model, tmp_path: Path) -> None:
+    model = dataclasses.replace(make_model(), sentence=SentenceConfig(normalize=True))
+    up = model.params["encoder"]["layers"]["block_0"]["mlp"]["up"]
+    up["kernel"] = up["kernel"] * 1e5  # more than float16 holds
+    with pytest.raises(ValueError, match="onnxruntime computes last_hidden_state with an error of nan"):
+        export_onnx(model, tmp_path / "new", "float16")
+    export_onnx(model, tmp_path / "new")
 
 
 def test_without_the_extra(make_model, tmp_path: Path, monkeypatch) -> None:
