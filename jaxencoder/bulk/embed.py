@@ -1,6 +1,7 @@
 """Embed the files of a source into a folder of shards, which a later command continues."""
 
 import logging
+import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +14,11 @@ from jaxencoder.bulk import engines
 from jaxencoder.bulk.config import BulkConfig, identity
 from jaxencoder.bulk.embedder import Embedder
 from jaxencoder.bulk.plan import Part, Plan, make_plan
-from jaxencoder.bulk.shards import OutputFolder, Shard
+from jaxencoder.bulk.shards import EXTENSION, OutputFolder, Shard
 from jaxencoder.bulk.worker import Job, check_identity
 from jaxencoder.inference.options import DEFAULT_OPTIONS, EmbedOptions
 from jaxencoder.text.sources import is_files
-from jaxencoder.text.sources.files import find_files
+from jaxencoder.text.sources.files import finds
 
 log = logging.getLogger(__name__)
 
@@ -84,11 +85,11 @@ def embed_folder(
 
 
 def _check_apart(input: str, folder: OutputFolder) -> None:
-    """ValueError for an output within the input, where shards would be read as texts."""
-    for path in find_files(input) if is_files(input) else ():
-        if path.startswith(folder.url + "/"):
-            problem = f"the output folder {folder.url} is within the input {input}, which finds {path} in it"
-            raise ValueError(f"{problem}; give another folder")
+    """ValueError for an output within the input, where the shards would be read as texts by the next command."""
+    input = re.sub(r"\[:[0-9]+\]$", "", input)  # the first records of files
+    if is_files(input) and finds(input, f"{folder.url}/part{EXTENSION}"):
+        problem = f"the output folder {folder.url} is within the input {input}, which would find its shards"
+        raise ValueError(f"{problem}; give another folder")
 
 
 def _unfinished(folder: OutputFolder, plan: Plan, settings: dict[str, Any]) -> tuple[list[Part], str | None]:

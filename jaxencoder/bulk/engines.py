@@ -35,7 +35,7 @@ def run_on_ray(job: Job, parts: Sequence[Part]) -> Iterator[Made]:
         OSError: a part's workers have died again and again; see also `Worker`.
     """
     with connected("engine ray") as (ray, stays_connected):
-        share = worker_share(ray.cluster_resources(), job.config.workers)
+        share = worker_share([node["Resources"] for node in ray.nodes() if node["Alive"]], job.config.workers)
         # Workers start when there is room for them; the first ones need not wait for the last.
         actor = ray.remote(RayWorker).options(max_restarts=-1, max_task_retries=_RETRIES, **share.options)
         workers = [actor.remote(job, share.cores) for _ in range(min(share.workers, len(parts)))]
@@ -73,7 +73,7 @@ def _distributed(ray: Any, starting: dict[Any, Any], parts: Sequence[Part]) -> I
 def _result(ray: Any, reference: Any, part: Part | None) -> Made | None:
     try:
         result = ray.get(reference)
-    except ray.exceptions.RayActorError as error:
+    except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError) as error:
         work = "starting" if part is None else f"embedding records {part.start} to {part.stop} of {part.file.path}"
         problem = f"workers of Ray died while {work}, often for lack of memory ({first_line(error)})"
         raise OSError(f"{problem}; set fewer workers or smaller batch_tokens") from error
@@ -90,21 +90,29 @@ class Share(NamedTuple):
     cores: int | None  # None: the worker computes on an accelerator
 
 
-def worker_share(resources: dict[str, float], workers: int | None) -> Share:
-    """One worker for each GPU or TPU chip of a cluster, or an equal number of its CPUs for each.
+def worker_share(nodes: Sequence[dict[str, float]], workers: int | None) -> Share:
+    """One worker for each GPU or TPU chip of a cluster, or else an equal number of a node's CPUs for each.
 
-    ValueError if there are fewer devices than workers.
+    Args:
+        nodes: the resources of each node.
+        workers: how many; None: as many as there are devices.
+
+    Raises:
+        ValueError: there are fewer devices than workers.
     """
     for name in ("GPU", "TPU", "CPU"):
-        if devices := int(resources.get(name, 0)):
+        devices = [int(node.get(name, 0)) for node in nodes]
+        if any(devices):
             break
     else:
         raise ValueError("the cluster of Ray has no GPU, TPU or CPU; start a node")
-    count = devices if workers is None else workers
-    if count > devices:
-        raise ValueError(f"workers is {count}, but the cluster of Ray has {devices} {name}s; give at most as many")
+    count = sum(devices) if workers is None else workers
+    if count > sum(devices):
+        raise ValueError(f"workers is {count}, but the cluster of Ray has {sum(devices)} {name}s; give at most as many")
     if name == "CPU":
-        return Share(count, {"num_cpus": devices // count}, devices // count)
+        # As many for each as there is room for: a worker is on one node.
+        cores = next(x for x in range(max(devices), 0, -1) if sum(cpus // x for cpus in devices) >= count)
+        return Share(count, {"num_cpus": cores}, cores)
     return Share(count, {"num_cpus": 1} | ({"num_gpus": 1} if name == "GPU" else {"resources": {name: 1}}), None)
 
 

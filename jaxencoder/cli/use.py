@@ -8,6 +8,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from jaxencoder.bulk.config import BulkConfig
 from jaxencoder.cli import verb
+from jaxencoder.inference.options import SINGLE_FILES
 from jaxencoder.model.config import Pooling
 from jaxencoder.text.config import Engine
 from jaxencoder.training.memory import keep_freed_memory
@@ -89,7 +90,10 @@ class ShardOptions:
     def config(self, text_field: str, output: str) -> BulkConfig | None:
         """The settings of a folder of shards, None for a single file; ValueError for options that do not apply."""
         options = verb.given(self, "engine", "workers", "id_field", "columns", "shard_records")
-        if output.endswith("/") or not Path(output).suffix or Path(output).is_dir():
+        is_address, suffix = "://" in output, Path(output).suffix
+        if is_address and suffix in SINGLE_FILES:
+            raise ValueError(f"{output} is an address; end it with / for a folder of shards, or give a local file")
+        if is_address or output.endswith("/") or not suffix or Path(output).is_dir():
             return BulkConfig(text_field, **options)
         for name, value in options.items():
             option = name.replace("_", "-")

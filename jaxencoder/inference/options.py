@@ -7,6 +7,7 @@ from jaxencoder.model.config import Pooling, Role
 from jaxencoder.text.config import WindowConfig
 
 COLUMN = "embedding"  # of vectors beside the fields of records
+SINGLE_FILES = (".parquet", ".jsonl", ".npy", ".npz")  # extensions of files of vectors
 
 # Of the numbers of a vector: a float, a byte, or a bit; see `jaxencoder.inference.quantize`.
 Precision = Literal["float32", "int8", "uint8", "binary", "ubinary"]

@@ -84,6 +84,9 @@ def model_digest(model: OpenedModel) -> str:
     """A digest of everything in a model that its outputs depend on."""
     settings = (model.config.model, model.config.objective, model.sentence, model.compute, model.cross_encoder)
     content = [weights_digest(model), repr((model.max_length, *settings))]
+    # Only what a model has: vectors that were stored before stay valid for others.
+    content += [] if model.multi_vector is None else [repr(model.multi_vector)]
+    content += [repr((name, adapter.lora)) for name, adapter in sorted(model.tasks.items())]
     content += [] if model.queries is None else [model_digest(model.queries)]
     return hashlib.blake2b(json.dumps(content).encode(), digest_size=16).hexdigest()
 

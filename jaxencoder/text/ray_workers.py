@@ -52,7 +52,7 @@ def encode(tokenizer: Tokenizer, tasks: Iterable[tuple], workers: int) -> Genera
 def _result(ray, reference) -> Pieces:
     try:
         result = ray.get(reference)
-    except ray.exceptions.WorkerCrashedError as error:
+    except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
         problem = f"a tokenizing process of Ray died, often for lack of memory ({first_line(error)})"
         raise OSError(f"{problem}; set data.workers to fewer tasks at once") from error
     if isinstance(result, Exception):

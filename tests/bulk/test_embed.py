@@ -190,11 +190,17 @@ def test_shards_of_no_record_are_refused(folder, source, tmp_path, made):
         embed_folder(folder, str(source.path), str(tmp_path / "out2"), config=CONFIG)
 
 
-def test_an_output_within_the_input(folder, source):
-    output = str(source.path / "vectors")
-    embed_folder(folder, str(source.path), output, config=CONFIG)
-    with pytest.raises(ValueError, match="vectors is within the input .*, which finds .*part-a-.*give another folder"):
-        embed_folder(folder, str(source.path), output, config=CONFIG)
+@pytest.mark.parametrize("pattern", ["{}", "{}[:1000]", "file://{}", "{}/**/*.parquet", "{}/*/part*"])
+def test_an_output_within_the_input(pattern, folder, source):
+    output = source.path / "vectors"
+    with pytest.raises(ValueError, match="vectors is within the input .*, which would find its shards; give another"):
+        embed_folder(folder, pattern.format(source.path), str(output), config=CONFIG)
+    assert not output.exists()
+
+
+def test_an_output_beside_what_a_glob_finds(folder, source):
+    report = embed_folder(folder, f"{source.path}/*.jsonl", str(source.path / "vectors"), config=CONFIG)
+    assert report.texts
 
 
 def test_one_command_at_a_time(folder, source, tmp_path):

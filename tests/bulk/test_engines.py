@@ -1,5 +1,6 @@
 """Workers of Ray make the same bytes as this process, and none of them is needed to the end."""
 
+import contextlib
 import importlib
 import logging
 import os
@@ -42,7 +43,12 @@ def ray_config(workers: int, **settings) -> BulkConfig:
 
 
 def worker_processes(parent: int | None = None) -> list[psutil.Process]:
-    return [p for p in psutil.Process(parent).children(recursive=True) if "ray::RayWorker" in " ".join(p.cmdline())]
+    workers = []
+    for process in psutil.Process(parent).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
+            if "ray::RayWorker" in " ".join(process.cmdline()):
+                workers.append(process)
+    return workers
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -164,16 +170,19 @@ def test_more_workers_than_devices(ray, folder, source, tmp_path, capsys):  # no
 
 
 @pytest.mark.parametrize(
-    ("resources", "workers", "share"),
+    ("nodes", "workers", "share"),
     [
-        ({"CPU": 8.0}, None, (8, {"num_cpus": 1}, 1)),
-        ({"CPU": 8.0}, 3, (3, {"num_cpus": 2}, 2)),
-        ({"CPU": 8.0, "GPU": 2.0}, None, (2, {"num_cpus": 1, "num_gpus": 1}, None)),
-        ({"CPU": 8.0, "TPU": 4.0, "TPU-v5e-8-head": 1.0}, 2, (2, {"num_cpus": 1, "resources": {"TPU": 1}}, None)),
+        ([{"CPU": 8.0}], None, (8, {"num_cpus": 1}, 1)),
+        ([{"CPU": 8.0}], 3, (3, {"num_cpus": 2}, 2)),
+        ([{"CPU": 8.0}, {"CPU": 8.0}], 1, (1, {"num_cpus": 8}, 8)),
+        ([{"CPU": 8.0}] * 3, 4, (4, {"num_cpus": 4}, 4)),
+        ([{"CPU": 2.0}, {"CPU": 9.0}, {}], 4, (4, {"num_cpus": 2}, 2)),
+        ([{"CPU": 8.0}, {"CPU": 8.0, "GPU": 2.0}], None, (2, {"num_cpus": 1, "num_gpus": 1}, None)),
+        ([{"CPU": 8.0, "TPU": 4.0, "TPU-v5e-8-head": 1.0}], 2, (2, {"num_cpus": 1, "resources": {"TPU": 1}}, None)),
     ],
 )
-def test_shares(resources, workers, share):
-    assert engines.worker_share(resources, workers) == share
+def test_shares(nodes, workers, share):
+    assert engines.worker_share(nodes, workers) == share
 
 
 def test_workers_take_different_cores(monkeypatch, tmp_path):

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from jaxencoder import api
+from jaxencoder.bulk.embed import Report
 from jaxencoder.cli.main import main
 from jaxencoder.inference.options import EmbedOptions
 from jaxencoder.text.config import WindowConfig
@@ -81,3 +82,11 @@ def test_keep_layers(calls, capsys):
     assert main(["keep-layers", "run", "small", "--layers", "0", "2"]) == 0
     assert record == [(("run", Path("small"), (0, 2)), {})]
     assert capsys.readouterr().out == "Layers 0 2 of run in small, a folder of kind transformers\n"
+
+
+def test_an_address_is_that_of_a_folder(calls, capsys):
+    record = calls("bulk.embed", "embed_folder", result=Report(7, 7, 1, 1))
+    assert main(["embed", "run", "--input", "a.jsonl", "--output", "s3://bucket/e5-v1.5"]) == 0
+    assert record[0][0][2] == "s3://bucket/e5-v1.5"
+    assert main(["embed", "run", "--input", "a.jsonl", "--output", "s3://bucket/x.parquet"]) == 2
+    assert "s3://bucket/x.parquet is an address; end it with / for a folder of shards" in capsys.readouterr().err

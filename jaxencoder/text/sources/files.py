@@ -16,6 +16,8 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from fsspec.utils import glob_translate
+
 from jaxencoder.text.config import ALIGNED
 from jaxencoder.text.messages import first_line, listed
 from jaxencoder.text.sources import columns, formats
@@ -56,6 +58,18 @@ def find_files(source: str) -> list[str]:
         if _extension(path)[0] not in EXTENSIONS:
             raise ValueError(f"{path}: unknown extension; write {_READABLE}")
     return sorted(fs.unstrip_protocol(path) if "://" in source else path for path in paths)
+
+
+def finds(source: str, path: str) -> bool:
+    """Whether `find_files` of a folder or glob would find a readable file at this path, if it were there."""
+    fs, pattern = filesystem(source)
+    other, inner = filesystem(path)
+    if type(fs) is not type(other):
+        return False
+    with remote_errors(source):
+        if fs.isdir(pattern):
+            return inner.startswith(pattern.rstrip("/") + "/")
+    return re.fullmatch(glob_translate(pattern), inner) is not None
 
 
 def aligned_files(source: str) -> tuple[str, str]:
