@@ -95,7 +95,7 @@ def worker_share(nodes: Sequence[dict[str, float]], workers: int | None) -> Shar
 
     Args:
         nodes: the resources of each node.
-        workers: how many; None: as many as there are devices.
+        workers: their number; None: one for each device.
 
     Raises:
         ValueError: there are fewer devices than workers.
