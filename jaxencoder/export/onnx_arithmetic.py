@@ -4,6 +4,7 @@ A rule takes the graph, the equation of jax and its inputs, and returns the outp
 allows: an elementwise node broadcasts by itself, so that most copies are never made.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -12,12 +13,11 @@ import numpy as np
 
 from jaxencoder.export.onnx_graph import Graph, Value
 from jaxencoder.export.onnx_values import (
+    as_numbers,
     cast,
     common_shape,
     expanded,
     expanded_along,
-    numbers,
-    product,
     reshaped,
     transposed,
 )
@@ -112,7 +112,7 @@ def _reduced(graph: Graph, op: str, name: str) -> tuple[str, str]:
 
 def _reduction(op: str, graph: Graph, eqn: Any, x: Value) -> Value:
     axes = eqn.params["axes"]
-    x = numbers(graph, expanded_along(graph, x, eqn.invars[0].aval.shape, axes))
+    x = as_numbers(graph, expanded_along(graph, x, eqn.invars[0].aval.shape, axes))
     shape = tuple(dim for axis, dim in enumerate(x.shape) if axis not in axes)
     y = graph.add(op, x, np.array(axes, np.int64), shape=shape, dtype=x.dtype, keepdims=0)
     return cast(graph, y, eqn.outvars[0].aval.dtype)
@@ -120,7 +120,7 @@ def _reduction(op: str, graph: Graph, eqn: Any, x: Value) -> Value:
 
 def _index_of(op: str, graph: Graph, eqn: Any, x: Value) -> Value:
     (axis,) = eqn.params["axes"]
-    x = numbers(graph, expanded_along(graph, x, eqn.invars[0].aval.shape, [axis]))
+    x = as_numbers(graph, expanded_along(graph, x, eqn.invars[0].aval.shape, [axis]))
     shape = x.shape[:axis] + x.shape[axis + 1 :]
     y = graph.add(op, x, shape=shape, dtype=np.int64, axis=axis, keepdims=0)
     return cast(graph, y, eqn.params["index_dtype"])
@@ -145,11 +145,11 @@ def _product(graph: Graph, eqn: Any, a: Value, b: Value) -> Value:
     a, b = transposed(graph, a, (*a_batch, *a_free, *a_sums)), transposed(graph, b, (*b_batch, *b_sums, *b_free))
     batches, frees, sums = len(a_batch), len(a_free), len(a_sums)
     batch, rows = a.shape[:batches], a.shape[batches : batches + frees]
-    columns, summed = b.shape[batches + sums :], product(b.shape[batches : batches + sums])
+    columns, summed = b.shape[batches + sums :], math.prod(b.shape[batches : batches + sums])
     a = reshaped(graph, a, (*batch, *(rows or (1,)), summed))
     shared = (1,) * (frees - 1) if batches else ()  # without a batch, ONNX shares the right factor by itself
-    b = reshaped(graph, b, (*batch, *shared, summed, product(columns)))
-    shape = (*batch, *(rows or (1,)), product(columns))
+    b = reshaped(graph, b, (*batch, *shared, summed, math.prod(columns)))
+    shape = (*batch, *(rows or (1,)), math.prod(columns))
     y = graph.add("MatMul", a, b, shape=shape, dtype=eqn.outvars[0].aval.dtype)
     return reshaped(graph, y, (*batch, *rows, *columns))
 
@@ -158,6 +158,7 @@ ELEMENTWISE: dict[str, Rule] = {
     **{name: partial(_node, op) for name, op in _NODES.items()},
     **{op.lower(): partial(_logical, op) for op in ("And", "Not", "Or")},
     "clamp": _clamp,
+    "convert_element_type": _cast,
     "div": _quotient,
     "erfc": _complementary_erf,
     "integer_pow": _integer_power,
@@ -168,10 +169,9 @@ ELEMENTWISE: dict[str, Rule] = {
     "select_n": _choice,
     "square": _square,
 }
-OTHERS: dict[str, Rule] = {
+REDUCTIONS: dict[str, Rule] = {  # and products, which are sums
     "argmax": partial(_index_of, "ArgMax"),
     "argmin": partial(_index_of, "ArgMin"),
-    "convert_element_type": _cast,
     "cumsum": _cumulative_sum,
     "dot_general": _product,
     "reduce_and": partial(_reduction, "ReduceMin"),

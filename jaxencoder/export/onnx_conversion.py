@@ -13,13 +13,13 @@ import numpy as np
 import onnx
 from jax.extend.core import Jaxpr, Literal
 
-from jaxencoder.export.onnx_arithmetic import ELEMENTWISE, OTHERS
+from jaxencoder.export.onnx_arithmetic import ELEMENTWISE, REDUCTIONS
 from jaxencoder.export.onnx_graph import Graph, Shape, Tensor, Value
 from jaxencoder.export.onnx_movement import MOVEMENT
 from jaxencoder.export.onnx_values import cast, expanded, is_known, unsqueezed
 from jaxencoder.version import __version__
 
-_RULES = ELEMENTWISE | OTHERS | MOVEMENT
+_RULES = ELEMENTWISE | REDUCTIONS | MOVEMENT
 # Primitives that call a traced function -> the parameter that holds it.
 _CALLS = {name: "call_jaxpr" for name in ("closed_call", "custom_jvp_call", "custom_vjp_call")} | {"jit": "jaxpr"}
 _IDENTITIES = {"copy", "name", "optimization_barrier", "sharding_constraint", "stop_gradient"}

@@ -75,7 +75,7 @@ def export_onnx(
         )
         file = encoder / FILE
         file.parent.mkdir()
-        _save(graph if precision == "float32" else _reduced(graph, file.parent, precision), file)
+        _save(graph if precision == "float32" else _in_precision(graph, file.parent, precision), file)
         differences = compare(file, exported)
         for name, x in differences.items():
             if not x <= _TOLERANCES[precision]:
@@ -93,7 +93,7 @@ def _save(graph: Any, file: Path) -> None:
     onnx.save_model(graph, file, **second_file)
 
 
-def _reduced(graph: Any, folder: Path, precision: Precision) -> Any:
+def _in_precision(graph: Any, folder: Path, precision: Precision) -> Any:
     """A graph with float16 or 8-bit weights, converted by files in the folder, which may be of any size."""
     import onnx
     from onnxruntime.quantization import QuantType, quant_pre_process, quantize_dynamic
@@ -151,8 +151,7 @@ def _random_rows(random: np.random.Generator, exported: Program, rows: int, leng
     """Inputs of a program, int64, the last row with padding."""
     axes = len(exported.inputs["input_ids"].shape)
     shape = (rows, *(2,) * (axes - 2), length)
-    sizes = {name: exported.sizes.get(name, 2) for name in exported.inputs}
-    arrays = {name: random.integers(0, size, shape) for name, size in sizes.items()}
+    arrays = {name: random.integers(0, exported.num_ids.get(name, 2), shape) for name in exported.inputs}
     arrays["attention_mask"] = np.ones(shape, np.int64)
     arrays["attention_mask"][-1, ..., (length + 1) // 2 :] = 0
     return arrays

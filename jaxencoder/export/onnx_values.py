@@ -1,6 +1,5 @@
 """Values of a graph in other shapes and types. What is known already is computed by numpy, without a node."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,7 +7,7 @@ import numpy as np
 
 from jaxencoder.export.onnx_graph import Dim, Graph, Shape, Tensor, Value, element_type
 
-ZERO_AXIS = np.array([0], np.int64)
+_ZERO_AXIS = np.array([0], np.int64)
 
 
 def same_size(a: Dim, b: Dim) -> bool:
@@ -57,7 +56,7 @@ def cast(graph: Graph, x: Value, dtype: Any) -> Value:
     return graph.add("Cast", x, shape=x.shape, dtype=dtype, to=element_type(dtype))
 
 
-def numbers(graph: Graph, x: Value) -> Value:
+def as_numbers(graph: Graph, x: Value) -> Value:
     """int32 in place of bool, which reductions do not take."""
     return cast(graph, x, np.int32) if x.dtype == np.bool_ else x
 
@@ -104,7 +103,7 @@ def transposed(graph: Graph, x: Value, axes: Sequence[int]) -> Value:
 
 def scalar_size(graph: Graph, dim: Dim) -> Tensor:
     """A symbolic size as an int64 without axes."""
-    return Tensor(graph.node("Squeeze", graph.sizes([dim]), ZERO_AXIS)[0], (), np.dtype(np.int64))
+    return Tensor(graph.node("Squeeze", graph.sizes([dim]), _ZERO_AXIS)[0], (), np.dtype(np.int64))
 
 
 def counted(graph: Graph, size: Dim) -> Value:
@@ -112,8 +111,3 @@ def counted(graph: Graph, size: Dim) -> Value:
     if isinstance(size, int):
         return np.arange(size)
     return graph.add("Range", np.array(0), scalar_size(graph, size), np.array(1), shape=(size,), dtype=np.int64)
-
-
-def product(dims: Shape) -> Dim:
-    """The number of items."""
-    return math.prod(dims)

@@ -8,7 +8,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from jaxencoder.checkpoints.checkpoint import Checkpoint, pooling_query
+from jaxencoder.checkpoints.checkpoint import Checkpoint
 from jaxencoder.inference.model import outputs
 from jaxencoder.kernels.platform import any_platform
 from jaxencoder.model.config import ComputeConfig
@@ -47,7 +47,7 @@ class Program:
         function: (params, inputs) -> float32 arrays by name: "last_hidden_state" [B, T, D] and perhaps
             "sentence_embedding" [B, S]; "logits" [B, labels], [B, T, labels], [B, C] or [B, T, V]; or "start_logits"
             and "end_logits" [B, T].
-        sizes: of "input_ids" and "token_type_ids", how many there are.
+        num_ids: of "input_ids" and "token_type_ids", how many different ones the model has.
         max_length: most tokens of a row.
     """
 
@@ -55,7 +55,7 @@ class Program:
     inputs: dict[str, jax.ShapeDtypeStruct]
     params: Params
     function: Callable[[Params, Arrays], dict[str, jax.Array]]
-    sizes: dict[str, int]
+    num_ids: dict[str, int]
     max_length: int
 
 
@@ -84,7 +84,6 @@ def program(model: Checkpoint, gives_vectors: bool, dtype: Literal["float32", "b
         log.warning("The exported program has no %s: the model does not pool the tokens of its prompts.", VECTOR)
     if vectors is not None:
         params |= {name: model.params[name] for name in ("sentence",) if name in model.params}
-    query = pooling_query(model.params)
     is_global = any(x.global_tokens == "first" for x in heads.values()) and config.global_tokens
 
     def function(params: Params, arrays: Arrays) -> dict[str, jax.Array]:
@@ -103,7 +102,7 @@ def program(model: Checkpoint, gives_vectors: bool, dtype: Literal["float32", "b
             values = {name: out[ours] for name, ours in names.items()}
             if vectors is not None:
                 modules = params.get("sentence", {})
-                one = sentence_vectors(vectors, modules, out["hidden"], rows["segment_ids"], 1, None, query)
+                one = sentence_vectors(vectors, modules, out["hidden"], rows["segment_ids"], 1)
                 values[VECTOR] = one[:, 0]
         return {name: x.reshape(shape[:-1]) for name, x in values.items()} if len(shape) > 2 else values
 
@@ -112,5 +111,5 @@ def program(model: Checkpoint, gives_vectors: bool, dtype: Literal["float32", "b
     shape = jax.export.symbolic_shape(sizes, constraints=[f"T <= {config.max_length}", "2*T^2 >= T"])
     inputs = ["input_ids", "attention_mask", *(["token_type_ids"] if config.token_types > 1 else [])]
     structs = {name: jax.ShapeDtypeStruct(shape, jnp.int32) for name in inputs}
-    ids = {"input_ids": config.vocab_size, "token_type_ids": config.token_types}
-    return Program(task, structs, params, function, ids, config.max_length)
+    num_ids = {"input_ids": config.vocab_size, "token_type_ids": config.token_types}
+    return Program(task, structs, params, function, num_ids, config.max_length)

@@ -39,7 +39,7 @@ def export_stablehlo(
     """Write a model as a program of `jax.export` for every platform: FOLDER/stablehlo beside settings and tokenizer.
 
     The program is a function of the parameters {name: array}, as they are in the folder's model.safetensors, and of
-    the inputs {name: int32 [batch, length]}, which program.json names with their meaning. It returns {name: array}, see
+    the inputs {name: int32 [batch, length]}, which program.json names with their axes. It returns {name: array}, see
     `jaxencoder.export.program.Program`. jax compiles it for each shape of the inputs.
 
     Args:
