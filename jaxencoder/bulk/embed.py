@@ -132,10 +132,7 @@ def _checked(part: Part, shard: Shard | None, schema: pa.Schema) -> Part | None:
         return part
     if any(shard.schema.field(name).type != schema.field(name).type for name in schema.names):
         return part
-    source = shard.origin["source"]
-    if (source["start"], source["stop"]) != (part.start, part.stop):
-        return part
-    if source["version"] == part.file.version:
+    if shard.origin["source"]["version"] == part.file.version:
         return None
     return part._replace(content=shard.origin["content"])
 

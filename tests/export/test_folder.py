@@ -1,11 +1,13 @@
 """The folder of an export: whole or not at all, and each model that cannot be exported is refused."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import pytest
 
 from jaxencoder.api import Model
+from jaxencoder.checkpoints.kind import kind_of
 from jaxencoder.export.folder import exported_folder
 from jaxencoder.families.bert import BERT
 from jaxencoder.families.published import Published
@@ -58,6 +60,27 @@ def test_an_empty_folder_is_filled(make_model, tmp_path: Path, monkeypatch) -> N
     assert [path.name for path in tmp_path.iterdir()] == ["here"]
 
 
+def test_a_folder_that_is_not_filled_is_no_model(make_model, tmp_path: Path, monkeypatch) -> None:
+    def move(source: Path, target: Path) -> None:
+        if source.name == "config.json":
+            raise OSError("no space left")
+        source.replace(target)
+
+    monkeypatch.setattr(shutil, "move", move)
+    (tmp_path / "new").mkdir()
+    with pytest.raises(OSError, match="no space"), exported_folder(make_model(), tmp_path / "new", None):
+        pass
+    assert "tokenizer.json" in files(tmp_path / "new")  # moved before config.json, not after
+    with pytest.raises(ValueError, match="is not a run or a model"):
+        kind_of(tmp_path / "new")
+
+
+def test_a_folder_stays_one_of_sentence_transformers(make_model, tmp_path: Path) -> None:
+    make_model().save(tmp_path / "source", "sentence-transformers")
+    with exported_folder(tmp_path / "source", tmp_path / "new", None) as export:
+        assert export.gives_vectors
+
+
 def test_nothing_is_left_of_an_export_that_fails(make_model, tmp_path: Path) -> None:
     with pytest.raises(RuntimeError), exported_folder(make_model(), tmp_path / "new", None):
         raise RuntimeError
@@ -91,13 +114,11 @@ def test_models_that_are_refused(make_model, tmp_path: Path) -> None:
 
 
 def test_global_tokens_of_a_question_are_refused(make_model, tmp_path: Path) -> None:
-    masked = make_model()
     published = Published(BERT, {}, {"span_head": HeadConfig(outputs=2, global_tokens="question")})
-    refused(
-        dataclasses.replace(masked, published=published),
-        tmp_path,
-        "global tokens are those of the question, which an exported program cannot find",
-    )
+    model = dataclasses.replace(make_model(), published=published)
+    refused(model, tmp_path, "global tokens are those of the question, which an exported program cannot find")
+    with exported_folder(model, tmp_path / "new", "sentence-transformers") as export:
+        assert export.gives_vectors  # its head is not exported
 
 
 def test_an_unknown_layout(make_model, tmp_path: Path) -> None:

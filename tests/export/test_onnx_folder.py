@@ -11,10 +11,12 @@ import pytest
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
+import onnx
 import onnxruntime
 
 from jaxencoder.export import onnx_folder
 from jaxencoder.export.onnx_folder import export_onnx
+from jaxencoder.export.program import program
 from jaxencoder.inference.rerank import score_pairs
 from jaxencoder.model.cross_encoder import CrossEncoderConfig
 from jaxencoder.model.sentence import Dense, SentenceConfig
@@ -116,6 +118,8 @@ def test_precisions(make_model, tmp_path: Path) -> None:
         cosines = (run(file, model, TEXTS)["sentence_embedding"] * expected).sum(-1)
         assert cosines.min() > {"float32": 1 - 1e-6, "float16": 1 - 1e-4, "int8": 0.97}[precision]
     assert sizes["int8"] < sizes["float16"] < sizes["float32"]
+    weights = onnx.load(tmp_path / "int8" / "onnx" / "model.onnx").graph.initializer
+    assert {64, 256} <= {x.dims[0] for x in weights if x.name.endswith("_scale") and x.dims}  # for each output
     with pytest.raises(ValueError, match="precision is 'int4'; give one of float32, float16, int8"):
         export_onnx(model, tmp_path / "int4", "int4")
 
@@ -148,6 +152,26 @@ def test_a_file_with_values_that_are_not_finite_is_refused(make_model, tmp_path:
     with pytest.raises(ValueError, match="onnxruntime computes last_hidden_state with an error of nan"):
         export_onnx(model, tmp_path / "new", "float16")
     export_onnx(model, tmp_path / "new")
+
+
+def test_differences_are_relative_and_of_long_rows_too(make_model, tmp_path: Path, monkeypatch) -> None:
+    lengths, random_rows = [], onnx_folder._random_rows
+
+    def recorded(*arguments: Any) -> dict[str, np.ndarray]:
+        lengths.append(arguments[-1])
+        return random_rows(*arguments)
+
+    monkeypatch.setattr(onnx_folder, "_random_rows", recorded)
+    model = dataclasses.replace(make_model(), sentence=SentenceConfig(normalize=True))
+    file = export_onnx(model, tmp_path / "new").file
+    exported = program(model, gives_vectors=True)
+
+    def larger(*arguments: Any) -> dict[str, Any]:
+        return {name: x * 1.01 for name, x in exported.function(*arguments).items()}
+
+    differences = onnx_folder.compare(file, dataclasses.replace(exported, function=larger))
+    assert differences == pytest.approx(dict.fromkeys(differences, 0.01 / 1.01), rel=1e-3)
+    assert max(lengths) == model.config.model.max_length
 
 
 def test_without_the_extra(make_model, tmp_path: Path, monkeypatch) -> None:

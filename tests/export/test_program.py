@@ -111,6 +111,11 @@ def test_stablehlo_equals_transformers(family: str, number: int, kind: str, tmp_
         fixtures.assert_golden(got, case._replace(outputs=outputs), 3e-5)
 
 
+def test_heads_that_are_left_out_are_named(tmp_path: Path, caplog) -> None:
+    _, exported, _ = golden_program("bert", 0, "ForPreTraining", tmp_path)
+    assert exported.task == "fill-mask" and caplog.messages[-1] == "Left out of the exported program: nsp_head."
+
+
 @pytest.mark.parametrize(
     "settings",
     [
