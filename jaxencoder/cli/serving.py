@@ -32,6 +32,8 @@ class Serve(verb.Verb):
         default_factory=lambda: os.environ.get(_KEY, "")
     )
     """Key that requests must bring as a bearer token."""
+    cors_allow_origin: Annotated[tuple[str, ...], verb.default_is("none", "ORIGIN ...")] = ()
+    """Origins of web pages that may read replies, such as https://example.org; * for all."""
     default_prompt: Annotated[str | None, verb.default_is("the model's own")] = None
     """Prompt of requests to embed that name none: the name of a stored one, or a text."""
     auto_truncate: bool = True
@@ -58,7 +60,7 @@ class Serve(verb.Verb):
             from jaxencoder.serving.serve import serve
         except ModuleNotFoundError as error:
             raise ValueError(f"serving needs {error.name}; install it with pip install 'jaxencoder[serve]'") from None
-        names = ("api_key", "default_prompt", "auto_truncate", "max_concurrent_requests", "max_batch_tokens")
-        names += ("max_client_batch_size", "payload_limit", "request_timeout")
+        names = ("api_key", "cors_allow_origin", "default_prompt", "auto_truncate", "max_concurrent_requests")
+        names += ("max_batch_tokens", "max_client_batch_size", "payload_limit", "request_timeout")
         config = ServerConfig(**{name: getattr(self, name) for name in names})
         serve(self.models, self.served_model_name, config, self.host, self.port, self.dtype, self.warm_up)

@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 
 from jaxencoder.serving.errors import STATUS, ServingError
 from jaxencoder.serving.gate import Gate, error_body
@@ -33,12 +34,17 @@ def create_app(service: Service) -> FastAPI:
 
     content = {"application/json": {"schema": {"type": "object"}}}
     responses: Any = {status: {"description": name, "content": content} for status, name in _DESCRIPTIONS.items()}
-    gate = Middleware(Gate, service=service)
+    middleware = [Middleware(Gate, service=service)]
+    if origins := service.config.cors_allow_origin:
+        headers = ["Authorization", "Content-Type"]
+        # Outermost, so that browsers may also read refusals, and need no key to ask what is allowed.
+        cors = Middleware(CORSMiddleware, allow_origins=origins, allow_methods=["GET", "POST"], allow_headers=headers)
+        middleware.insert(0, cors)
     app = FastAPI(
         title="jaxencoder",
         version=__version__,
         lifespan=lifespan,
-        middleware=[gate],
+        middleware=middleware,
         responses=responses,
         redoc_url=None,
     )

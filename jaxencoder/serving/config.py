@@ -1,6 +1,7 @@
 """Settings of the server."""
 
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,8 @@ class ServerConfig:
         default_prompt: put before each text of requests to embed that name no prompt: the name of a stored prompt, or
             a text; None: the model's own default.
         api_key: that requests must bring as a bearer token; empty: none.
+        cors_allow_origin: origins of web pages that may read replies, such as https://example.org, or "*" for all.
+            Unlike in text-embeddings-inference, none unless named.
         request_timeout: seconds after which a request is given up.
         body_timeout: seconds in which the body of a request must arrive.
     """
@@ -29,6 +32,7 @@ class ServerConfig:
     auto_truncate: bool = True
     default_prompt: str | None = None
     api_key: str = ""
+    cors_allow_origin: tuple[str, ...] = ()
     request_timeout: float = 60.0
     body_timeout: float = 10.0
 
@@ -38,9 +42,19 @@ class ServerConfig:
                 raise ValueError(f"{name} is {number}; give at least 1")
         if self.max_batch_tokens is not None and self.max_batch_tokens < 1:
             raise ValueError(f"max_batch_tokens is {self.max_batch_tokens}; give at least 1")
+        for origin in self.cors_allow_origin:
+            if origin != "*" and not _is_origin(origin):
+                raise ValueError(f"cors_allow_origin is {origin!r}; give origins such as https://example.org, or *")
         for name in ("request_timeout", "body_timeout"):
             if not (seconds := getattr(self, name)) > 0:
                 raise ValueError(f"{name} is {seconds}; give a number of seconds above 0")
+
+
+def _is_origin(text: str) -> bool:
+    """Whether a text is an origin as browsers send it: a scheme, a host and perhaps a port, in lower case."""
+    parts = urlsplit(text)
+    is_web = parts.scheme in ("http", "https") and parts.netloc
+    return bool(is_web) and text == f"{parts.scheme}://{parts.netloc.lower()}"
 
 
 DEFAULT_CONFIG = ServerConfig()

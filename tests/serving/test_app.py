@@ -89,6 +89,35 @@ def test_a_key(serve):
     assert client.post("/embed", json={"inputs": "a"}, headers={"authorization": "Bearer secret"}).status_code == 200
 
 
+def test_pages_of_other_origins(serve):
+    """Browsers may read what the server sends to pages that are named, refusals too, and nothing else."""
+    page, allows = "https://a.example", "access-control-allow-origin"
+    client = serve(api_key="secret", cors_allow_origin=(page, "http://b.example:8080"))
+    asks = {"access-control-request-method": "POST", "access-control-request-headers": "authorization, content-type"}
+    reply = client.options("/embed", headers=asks | {"origin": page})  # brings no key
+    assert reply.status_code == 200 and reply.headers[allows] == page
+    assert client.options("/embed", headers=asks | {"origin": "https://c.example"}).status_code == 400
+    for origin, allowed in (
+        (page, page),
+        ("http://b.example:8080", "http://b.example:8080"),
+        ("https://c.example", None),
+    ):
+        for key, status in (("secret", 200), ("another", 401)):
+            headers = {"origin": origin, "authorization": f"Bearer {key}"}
+            reply = client.post("/embed", json={"inputs": "a"}, headers=headers)
+            assert reply.status_code == status and reply.headers.get(allows) == allowed
+    assert serve(cors_allow_origin=("*",)).get("/health", headers={"origin": page}).headers[allows] == "*"
+    assert allows not in serve().get("/health", headers={"origin": page}).headers
+
+
+@pytest.mark.parametrize(
+    "origin", ["a.example", "https://a.example/", "https://A.example", "ftp://a.example", "null", ""]
+)
+def test_an_origin_that_is_none(origin):
+    with pytest.raises(ValueError, match="cors_allow_origin is .*; give origins such as"):
+        ServerConfig(cors_allow_origin=(origin,))
+
+
 def test_a_body_that_is_too_large(serve):
     client = serve(payload_limit=100)
     assert client.post("/embed", json={"inputs": "a" * 80}).status_code == 200
