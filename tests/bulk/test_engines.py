@@ -94,7 +94,7 @@ def test_a_killed_command_is_continued(ray, folder, source, tmp_path):  # noqa: 
         workers = worker_processes(process.pid)
         process.send_signal(signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL and len(workers) == 2
-    assert not psutil.wait_procs(workers, timeout=30)[1]
+    assert not psutil.wait_procs(workers, timeout=300)[1]
     for agent in filter(psutil.Process.is_running, children):  # Ray's own agents notice it after a minute
         agent.kill()
     before = shard_bytes(tmp_path / "out")
@@ -119,7 +119,7 @@ def test_a_mistake_in_a_worker_is_one_sentence(ray, folder, source, tmp_path, mo
     # Ray reports workers that an earlier test has killed.
     (error,) = (line for line in capsys.readouterr().err.splitlines() if line and "(raylet)" not in line)
     assert "a.jsonl has become shorter since it was counted" in error
-    assert not psutil.wait_procs(worker_processes(), timeout=30)[1]
+    assert not psutil.wait_procs(worker_processes(), timeout=300)[1]
 
 
 def test_a_part_that_kills_its_workers_is_given_up(ray, source):  # noqa: F811
