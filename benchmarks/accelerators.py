@@ -17,6 +17,7 @@ The exit code is 1 if a program lacks an expected kernel or does not fit.
 import argparse
 import collections
 import dataclasses
+import math
 import os
 import re
 import sys
@@ -24,22 +25,15 @@ import time
 from typing import NamedTuple
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # this machine has no TPU to ask
-os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # compilers do not use the chip
 
 import jax
-import jax.numpy as jnp
 from jax.experimental import topologies
-from jax.sharding import Mesh, NamedSharding
 
 from jaxencoder.config import RunConfig
 from jaxencoder.config_io import load
-from jaxencoder.sharding import P, batch_sharding, make_mesh, shardings
-from jaxencoder.training.optimizers import make_optimizer
-from jaxencoder.training.step import init_state, train_step
-
-GIB = 2**30
-TPUS = {"v5e": 16 * GIB, "v6e": 32 * GIB}  # memory of a chip
+from jaxencoder.plan.devices import GIB, TPUS, describe_topology
+from jaxencoder.plan.update import DoesNotFit, compile_update
+from jaxencoder.sharding import make_mesh
 
 
 class Gpu(NamedTuple):
@@ -99,7 +93,7 @@ CASES = {
 def devices(name: str) -> list[jax.Device]:
     """Descriptions of a GPU in `GPUS`, or of the chips of a TPU slice such as v5e:4x4."""
     if name not in GPUS:
-        return list(topologies.get_topology_desc(platform="tpu", topology_name=name).devices)
+        return list(describe_topology(name).devices)
     gpu = GPUS[name]
     text = f"""
         gpu_device_info {{
@@ -119,7 +113,7 @@ def devices(name: str) -> list[jax.Device]:
 
 def device_memory(name: str) -> int:
     """Bytes of a device."""
-    return GPUS[name].memory * GIB if name in GPUS else TPUS[name.partition(":")[0]]
+    return GPUS[name].memory * GIB if name in GPUS else TPUS[name.partition(":")[0]].memory
 
 
 def expected_kernels(name: str, case: Case) -> tuple[str, ...]:
@@ -127,28 +121,6 @@ def expected_kernels(name: str, case: Case) -> tuple[str, ...]:
     if name not in GPUS:
         return case.tpu
     return case.gpu if GPUS[name].capability >= AMPERE else ()
-
-
-class Vocabulary(NamedTuple):
-    """A stand-in for a tokenizer with BERT's special ids; the program depends only on the vocabulary's size."""
-
-    vocab_size: int
-    mask_id: int = 4
-    special_ids: tuple[int, ...] = (0, 1, 2, 3, 4)
-
-
-class Program(NamedTuple):
-    """A compiled update.
-
-    Attributes:
-        memory: bytes per device: arguments, temporaries, peak; None if the compiler ran out of memory.
-        kernels: number of calls by name.
-        seconds: of tracing and compilation.
-    """
-
-    memory: tuple[int, int, int] | None
-    kernels: collections.Counter
-    seconds: float
 
 
 def case_config(case: Case, count: int) -> RunConfig:
@@ -160,48 +132,6 @@ def case_config(case: Case, count: int) -> RunConfig:
     training = dataclasses.replace(config.training, accumulation=size // microbatch)
     model = dataclasses.replace(config.model, vocab_size=config.tokenizer.vocab_size)
     return dataclasses.replace(config, training=training, model=model)
-
-
-def compile_update(config: RunConfig, mesh: Mesh) -> Program:
-    """Compile the update of `jaxencoder train` for a mesh of described devices."""
-    settings = config.training
-    objective = config.build(Vocabulary(config.model.vocab_size))
-    optimizer = make_optimizer(config.optimizer, settings.steps, config.phase_learning_rates, config.trainable_patterns)
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    shapes = jax.eval_shape(lambda key: init_state(objective, optimizer, key, ema=settings.ema_decay > 0), key)
-    state_shardings = shardings(shapes, mesh)
-    replicated = NamedSharding(mesh, P())
-
-    def update(state, batch, key):
-        return train_step(
-            objective, optimizer, state, batch, key, settings.steps, settings.accumulation, settings.ema_decay
-        )
-
-    def with_sharding(shape, sharding):
-        return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding)
-
-    B, T = settings.batch_size, config.data.row_length
-    batch = {
-        name: jax.ShapeDtypeStruct((B, T), jnp.int32, sharding=batch_sharding(mesh, 2))
-        for name in ("token_ids", "segment_ids", "positions")
-    }
-    batch["row_ids"] = jax.ShapeDtypeStruct((B,), jnp.uint32, sharding=batch_sharding(mesh, 1))
-    step = jax.jit(update, donate_argnums=0, out_shardings=(state_shardings, replicated))
-    start = time.perf_counter()
-    with jax.set_mesh(mesh):
-        state = jax.tree.map(with_sharding, shapes, state_shardings)
-        lowered = step.lower(state, batch, with_sharding(key, replicated))
-    try:
-        program = lowered.compile()
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        print(str(error)[:2000], file=sys.stderr)
-        return Program(None, collections.Counter(), time.perf_counter() - start)
-    seconds = time.perf_counter() - start
-    sizes = program.memory_analysis()
-    memory = sizes.argument_size_in_bytes, sizes.temp_size_in_bytes, sizes.peak_memory_in_bytes
-    return Program(memory, count_kernels(program.as_text()), seconds)
 
 
 def count_kernels(text: str) -> collections.Counter:
@@ -224,16 +154,23 @@ def main() -> int:
         for name in args.cases:
             case = CASES[name]
             config = case_config(case, len(described))
-            program = compile_update(config, make_mesh(config.mesh, described))
-            fits = program.memory is not None and program.memory[-1] <= device_memory(device)
-            expected = expected_kernels(device, case)
-            missing = [kernel for kernel in expected if not any(kernel in name for name in program.kernels)]
+            start, kernels, memory, peak = time.perf_counter(), collections.Counter(), ["?", "?", "too many"], math.inf
+            try:
+                update = compile_update(config, make_mesh(config.mesh, described))
+            except DoesNotFit as error:
+                print(error, file=sys.stderr)
+            else:
+                kernels, peak = count_kernels(update.text), update.peak
+                memory = [f"{size / GIB:.1f}" for size in (update.arguments, update.temporaries, peak)]
+            seconds, fits = time.perf_counter() - start, peak <= device_memory(device)
+            missing = [
+                kernel for kernel in expected_kernels(device, case) if not any(kernel in name for name in kernels)
+            ]
             all_passed &= fits and not missing
-            calls = [f"{count} x {kernel}" for kernel, count in sorted(program.kernels.items())]
+            calls = [f"{count} x {kernel}" for kernel, count in sorted(kernels.items())]
             calls += [f"no {kernel}" for kernel in missing]
-            memory = [f"{size / GIB:.1f}" for size in program.memory] if program.memory else ["?", "?", "too many"]
             cells = [device, case.recipe, config.data.row_length, case.rows, *memory, "yes" if fits else "no"]
-            cells += [", ".join(calls) or "none", f"{program.seconds:.0f}"]
+            cells += [", ".join(calls) or "none", f"{seconds:.0f}"]
             print(f"| {' | '.join(map(str, cells))} |", flush=True)
     return 0 if all_passed else 1
 

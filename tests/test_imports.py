@@ -59,6 +59,7 @@ ORDER = [
     "mining",
     "bulk",
     "describe",
+    "plan",
     "export",
     "api",
     "serving.config",

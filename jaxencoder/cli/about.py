@@ -1,4 +1,4 @@
-"""Verbs that describe models and compute nothing: families, inspect, cost."""
+"""Verbs that describe models and compute nothing: families, inspect, cost, plan."""
 
 import math
 from dataclasses import asdict, dataclass, field
@@ -108,3 +108,32 @@ class Cost(_Description):
         options = {"rows": self.batch, "window": self.window, "backend": self.backend, "overrides": self.settings}
         result = cost(self.target, self.length, mesh=mesh, attention=self.attention, **options)
         print(as_json(result) if self.json else format_cost(result))
+
+
+class Plan(RecipeVerb):
+    """Print what a recipe will need on a slice of TPUs: memory, time of an update, transfers, hours and cost.
+
+    Its updates are compiled for the slice by the compiler of TPUs, which needs none. Settings of the recipe are options
+    too, such as --mesh.fsdp 16.
+
+    Example: jaxencoder plan bert_base --topology v5e:4x4 --mesh.fsdp 16
+    """
+
+    lists_settings: ClassVar[bool] = False
+    recipe: Positional[Annotated[str, arg(metavar="RECIPE")]]
+    """Recipe or file, as for train."""
+    topology: Annotated[str, arg(metavar="SLICE")] = "v5e:16x16"
+    """A slice of v4, v5e, v5p or v6e, such as v5p:4x4x4."""
+    price: Annotated[float | None, default_is("none", "PRICE")] = None
+    """Price of a chip for an hour, for the cost."""
+    search: bool = False
+    """Try meshes, recomputation and accumulation, and plan with the fastest that fits."""
+    json: Json = False
+
+    def run(self) -> None:
+        from jaxencoder.describe.format import as_json
+        from jaxencoder.plan.plan import plan
+        from jaxencoder.plan.text import format_plan
+
+        result = plan(self.recipe, self.topology, self.settings, price=self.price, search=self.search)
+        print(as_json(result) if self.json else format_plan(result))

@@ -47,6 +47,7 @@ VERBS: dict[str, type[Verb]] = {
     "families": about.Families,
     "inspect": about.Inspect,
     "cost": about.Cost,
+    "plan": about.Plan,
 }
 
 

@@ -17,21 +17,17 @@ from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
 from jaxencoder.config import ComputeConfig, EncoderConfig, MeshConfig, RunConfig
-from jaxencoder.describe.description import Kind, PlaceholderVocabulary, describe_model
+from jaxencoder.describe.description import Kind, describe_model
 from jaxencoder.describe.format import format_count, format_memory, format_mesh, format_pairs, format_table, join_blocks
 from jaxencoder.describe.inspect import LayerKind, MemoryUse, format_state, layer_kinds, state_memory
+from jaxencoder.describe.shapes import batch_shapes, build_objective
 from jaxencoder.model.encoder import Encoder
 from jaxencoder.model.layers import apply
-from jaxencoder.objectives.objective import Objective
 from jaxencoder.sharding import ROWS, batch_sharding, make_mesh, shardings
-from jaxencoder.tasks.task import TaskObjective
-from jaxencoder.text.batches import SOURCES
-from jaxencoder.training.layerwise import stop_frozen_gradients, trainable_mask
 from jaxencoder.training.program import Program, program
 
 Use = Literal["training", "inference"]
@@ -133,7 +129,7 @@ def cost(
         notes.append("a published model is trained as a masked language model here")
     variants = _variants(config, attention, window, notes)
     lines = _lines(config, devices, rows, variants, lengths)
-    shapes = jax.eval_shape(_objective(config, config.model, config.compute).init, jax.random.key(0))
+    shapes = jax.eval_shape(build_objective(config).init, jax.random.key(0))
     return Cost(
         name=str(target),
         kind=described.kind,
@@ -240,9 +236,9 @@ def _variants(
 def _compiled(
     config: RunConfig, mesh: Mesh, rows: int, use: Use, model: EncoderConfig, compute: ComputeConfig, length: int
 ) -> Program:
-    objective = _objective(config, model, compute)
+    objective = build_objective(dataclasses.replace(config, model=model, compute=compute))
     params = jax.eval_shape(objective.init, jax.random.key(0))
-    batch = _batch(config, rows, length)
+    batch = batch_shapes(config, rows, length)
     replicated, param_shardings = NamedSharding(mesh, PartitionSpec()), shardings(params, mesh)
     row_shardings = {
         name: batch_sharding(mesh, 2 if x.ndim == 2 and x.shape[1] == length else 1) for name, x in batch.items()
@@ -266,29 +262,6 @@ def _compiled(
             out_shardings=((replicated, replicated), param_shardings),
         )
         return program(step, params, batch, jax.eval_shape(jax.random.key, 0))
-
-
-def _objective(config: RunConfig, model: EncoderConfig, compute: ComputeConfig) -> Objective:
-    """The objective as `training.loop` builds it."""
-    built = dataclasses.replace(config, model=model, compute=compute).build(PlaceholderVocabulary(model.vocab_size))
-    patterns = config.trainable_patterns
-    return stop_frozen_gradients(built, trainable_mask(patterns)) if patterns else built
-
-
-def _batch(config: RunConfig, rows: int, length: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes of rows of one document each, with the arrays of every objective."""
-    tokens = ("token_ids", "segment_ids", "positions", "token_labels")
-    batch = {name: jax.ShapeDtypeStruct((rows, length), jnp.int32) for name in tokens}
-    batch |= {name: jax.ShapeDtypeStruct((rows, 1), jnp.int32) for name in ("labels", "groups")}
-    size = getattr(config.objective, "teacher_size", 0) or config.model.hidden_size
-    batch["teacher_vectors"] = jax.ShapeDtypeStruct((rows, 1, size), jnp.float32)
-    batch["tuples"] = jax.ShapeDtypeStruct((rows, 1, 3), jnp.int32)
-    batch["row_ids"] = jax.ShapeDtypeStruct((rows,), jnp.uint32)
-    batch[SOURCES] = jax.ShapeDtypeStruct((rows,), jnp.int32)
-    if isinstance(config.objective, TaskObjective):
-        shape, dtype = config.objective.label_array
-        batch["labels"] = jax.ShapeDtypeStruct((rows, 1, *shape), dtype)
-    return batch
 
 
 def format_cost(cost: Cost) -> str:

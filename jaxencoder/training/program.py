@@ -64,10 +64,10 @@ def _flops(equation: Any) -> float:  # a JaxprEqn: jax's types have no shapes of
     inner = [product_flops(jaxpr) for jaxpr in core.jaxprs_in_params(params)]
     if name == "cond":
         return max(inner)
-    return _repetitions(name, params) * sum(inner)
+    return repetitions(name, params) * sum(inner)
 
 
-def _repetitions(name: str, params: dict[str, Any]) -> int:
+def repetitions(name: str, params: dict[str, Any]) -> int:
     """How many times the body of an equation runs."""
     if name == "scan":
         return params["length"]

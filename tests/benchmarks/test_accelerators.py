@@ -1,12 +1,12 @@
 """The compilation for TPUs and GPUs: its cases, the kernels in the programs, and its failures."""
 
-import collections
 import sys
 import types
 
 import pytest
 
 from benchmarks import accelerators as bench
+from jaxencoder.plan.update import CompiledUpdate, DoesNotFit
 
 CALL = '  %{} = (bf16[2,64]{{1,0}}, f32[2]) custom-call(%a, %b), custom_call_target="{}", metadata={{}}\n'
 
@@ -44,23 +44,23 @@ def test_rows_that_do_not_divide_the_batch_are_refused() -> None:
 @pytest.mark.parametrize(
     ("memory", "kernel", "code", "output"),
     [
-        (
-            (3 << 30, 20 << 30, 15 << 30),
-            "tiled_backward",
-            0,
-            "| 3.0 | 20.0 | 15.0 | yes | 1 x tiled_backward, 1 x tiled_forward | 3 |",
-        ),
-        ((3 << 30, 20 << 30, 15 << 30), "other", 1, "no tiled_backward"),
-        ((3 << 30, 9 << 30, 17 << 30), "tiled_backward", 1, "| 17.0 | no |"),
-        (None, "tiled_backward", 1, "| ? | ? | too many | no |"),
+        ((3, 20, 15), "tiled_backward", 0, "| 3.0 | 20.0 | 15.0 | yes | 1 x tiled_backward, 1 x tiled_forward |"),
+        ((3, 20, 15), "other", 1, "no tiled_backward"),
+        ((3, 9, 17), "tiled_backward", 1, "| 17.0 | no |"),
+        (None, "", 1, "| ? | ? | too many | no | no tiled_forward, no tiled_backward |"),
     ],
 )
 def test_failures(memory, kernel, code, output, monkeypatch, capsys) -> None:
-    program = bench.Program(memory, collections.Counter(["tiled_forward", kernel]), 3.2)
+    def compile_update(config, mesh):
+        if memory is None:
+            raise DoesNotFit(17 << 30)
+        calls = "".join(CALL.format(name, "tpu_custom_call") for name in ("tiled_forward.1", kernel))
+        return CompiledUpdate(*(size << 30 for size in memory), text=calls, jaxpr=None)
+
     slice_of_16 = types.SimpleNamespace(devices=[object()] * 16)
-    monkeypatch.setattr(bench.topologies, "get_topology_desc", lambda **_: slice_of_16)
+    monkeypatch.setattr(bench, "describe_topology", lambda name: slice_of_16)
     monkeypatch.setattr(bench, "make_mesh", lambda config, devices: None)
-    monkeypatch.setattr(bench, "compile_update", lambda config, mesh: program)
+    monkeypatch.setattr(bench, "compile_update", compile_update)
     monkeypatch.setattr(sys, "argv", ["accelerators.py", "--devices", "v5e:4x4", "--cases", "deberta_v3_base/512"])
     assert bench.main() == code
     assert output in capsys.readouterr().out

@@ -12,19 +12,12 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxencoder.config import RunConfig
 from jaxencoder.config_io import load
 from jaxencoder.describe import cost as module
 from jaxencoder.describe.cost import Cost, cost
 from jaxencoder.model.config import ComputeConfig
 from jaxencoder.model.encoder import Encoder
 from jaxencoder.model.flops import forward_flops, training_flops
-from jaxencoder.objectives.replaced_token import ReplacedToken
-from jaxencoder.tasks.classification.objective import Classification
-from jaxencoder.tasks.embeddings.objective import Embeddings
-from jaxencoder.tasks.multiple_choice.objective import MultipleChoice
-from jaxencoder.tasks.question_answering.objective import QuestionAnswering
-from jaxencoder.tasks.token_classification.objective import TokenClassification
 from jaxencoder.training.program import Program, product_flops
 from tests.describe.test_inspect import published_folder, run_folder
 from tests.model.examples import BERT, mlm
@@ -167,35 +160,6 @@ def test_a_published_model_and_a_run(compiled: list, make_model, tmp_path: Path)
     assert published.kind == "transformers" and "as a masked language model" in " ".join(published.notes)
     run = cost(run_folder(tmp_path / "run", make_model()), (16,))
     assert run.kind == "run" and not any("published" in note for note in run.notes)
-
-
-@pytest.mark.parametrize(
-    "objective",
-    [
-        Classification(labels=3, pooling="cls"),
-        Classification(labels=1),
-        Classification(labels=3, multi_label=True),
-        TokenClassification(tags=("O", "B")),
-        QuestionAnswering(),
-        MultipleChoice(),
-        Embeddings(),
-        Embeddings(loss="triplet", query_prompt="a: ", include_prompt=False),
-        Embeddings(losses=("ranking", "softmax"), class_names=("a", "b")),
-        ReplacedToken(),
-    ],
-)
-def test_every_objective_finds_its_batch(objective) -> None:
-    data = RunConfig().data
-    if not isinstance(objective, ReplacedToken):
-        pair = "other" if isinstance(objective, QuestionAnswering | MultipleChoice | Embeddings) else ""
-        data = dataclasses.replace(data, label_field="label", pair_field=pair)
-    if getattr(objective, "losses", ()):
-        data = dataclasses.replace(data, train=("a", "b"), batch_sources="one")
-    config = RunConfig(model=dataclasses.replace(BERT, max_length=512), objective=objective, data=data)
-    built = module._objective(config, config.model, config.compute)
-    params, batch = jax.eval_shape(built.init, jax.random.key(0)), module._batch(config, 2, 16)
-    loss, _ = jax.eval_shape(lambda *given: built.loss(*given, True), params, batch, jax.random.key(0))
-    assert loss.shape == ()
 
 
 def test_memory_on_each_of_several_devices(tmp_path: Path) -> None:
