@@ -18,14 +18,18 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-CASES = {  # name: tokens, window, size of a head, terms by distance
-    "global, 1,024 tokens": (1024, 0, 64, False),
-    "global, 8,192 tokens": (8192, 0, 64, False),
-    "global, 8,192 tokens, heads of 128": (8192, 0, 128, False),
-    "window 64, 1,024 tokens": (1024, 64, 64, False),
-    "window 64, 8,192 tokens": (8192, 64, 64, False),
-    "terms by distance, 512 tokens": (512, 0, 64, True),
-    "terms by distance, 2,048 tokens": (2048, 0, 64, True),
+CASES = {  # name: backend, tokens, window, size of a head, terms by distance
+    "global, 512 tokens": ("single_pass", 512, 0, 64, False),
+    "global, 1,024 tokens": ("single_pass", 1024, 0, 64, False),
+    "window 64, 1,024 tokens": ("single_pass", 1024, 64, 64, False),
+    "window 64, 8,192 tokens": ("single_pass", 8192, 64, 64, False),
+    "global, 1,024 tokens, splash": ("splash", 1024, 0, 64, False),
+    "global, 8,192 tokens": ("splash", 8192, 0, 64, False),
+    "global, 8,192 tokens, heads of 128": ("splash", 8192, 0, 128, False),
+    "window 64, 1,024 tokens, splash": ("splash", 1024, 64, 64, False),
+    "window 64, 8,192 tokens, splash": ("splash", 8192, 64, 64, False),
+    "terms by distance, 512 tokens": ("tiled", 512, 0, 64, True),
+    "terms by distance, 2,048 tokens": ("tiled", 2048, 0, 64, True),
 }
 HEADS = 12
 
@@ -39,11 +43,13 @@ def compile_case(topology: str, case: str) -> None:
 
     from jaxencoder.kernels.inputs import AttentionInputs, AttentionOptions
     from jaxencoder.kernels.relative import RelativeTerms
+    from jaxencoder.kernels.single_pass import single_pass
     from jaxencoder.kernels.splash import splash
     from jaxencoder.kernels.tiled import tiled
     from jaxencoder.plan.kernels import kernel_calls
 
-    T, window, H, terms = CASES[case]
+    backend, T, window, H, terms = CASES[case]
+    attend = {"single_pass": single_pass, "splash": splash, "tiled": tiled}[backend]
     chip = SingleDeviceSharding(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices[0])
 
     def shape(*sizes: int, dtype: str = "bfloat16") -> jax.ShapeDtypeStruct:
@@ -51,7 +57,6 @@ def compile_case(topology: str, case: str) -> None:
 
     def loss(q, k, v, relative, ids):
         inputs = AttentionInputs(q, k, v, relative, ids, ids, 0, None)
-        attend = tiled if terms else splash
         return attend(inputs, AttentionOptions(window)).astype(jnp.float32).sum()
 
     table = shape(2 * T - 1, HEADS, H)

@@ -17,12 +17,16 @@ from jaxencoder.kernels.inputs import PLAIN, AttentionInputs, AttentionOptions
 from jaxencoder.kernels.mesh import on_mesh
 from jaxencoder.kernels.platform import platform
 from jaxencoder.kernels.relative import RelativeTerms
+from jaxencoder.kernels.single_pass import single_pass
 from jaxencoder.kernels.splash import splash
 from jaxencoder.kernels.tiled import fits, tiled
 from jaxencoder.kernels.triton import runs, triton
 from jaxencoder.sharding import length_shards
 
-_BACKENDS = {"dense": dense, "banded": banded, "chunked": chunked, "splash": splash, "tiled": tiled, "triton": triton}
+_BACKENDS = {
+    "dense": dense, "banded": banded, "chunked": chunked,
+    "single_pass": single_pass, "splash": splash, "tiled": tiled, "triton": triton,
+}  # fmt: skip
 
 
 def attention(
@@ -44,7 +48,7 @@ def attention(
         relative: terms by distance, tables of 2 T - 1 rows. Scores are divided by the root of H times the number of
             their products (He et al. 2021, equation 4); the bias is added unscaled.
         options: `dense` holds [B, N, T, T] scores, `banded` [B, N, T, about 2 * window + 128],
-            `chunked` [B, N, at most 512, T], the kernels (`splash`, `tiled`, `triton`) those of a tile.
+            `chunked` [B, N, at most 512, T], the kernels (`single_pass`, `splash`, `tiled`, `triton`) those of a tile.
         key: a PRNG key for dropout.
         key_segment_ids: [B, T] int, `segment_ids` with -1 at tokens that no query sees; None: all are seen.
 

@@ -7,13 +7,14 @@ from typing import get_args
 from jaxencoder.kernels.banded import band_size
 from jaxencoder.kernels.inputs import AttentionOptions, Backend, Name
 from jaxencoder.kernels.platform import platform
+from jaxencoder.kernels.single_pass import fits
 
 log = logging.getLogger(__name__)
 
-LOCAL: set[Name] = {"dense", "banded", "splash"}  # backends that a layer with a window can request
-GLOBAL: set[Name] = {"dense", "chunked", "splash", "tiled", "triton"}
+LOCAL: set[Name] = {"dense", "banded", "single_pass", "splash"}  # backends that a layer with a window can request
+GLOBAL: set[Name] = {"dense", "chunked", "single_pass", "splash", "tiled", "triton"}
 # Pallas kernels, fastest first, and their platforms; XLA's partitioner cannot split them over a mesh.
-KERNELS: dict[Name, str] = {"splash": "tpu", "tiled": "tpu", "triton": "gpu"}
+KERNELS: dict[Name, str] = {"single_pass": "tpu", "splash": "tpu", "tiled": "tpu", "triton": "gpu"}
 # Row lengths up to which all scores in memory are as fast: without and with terms by distance.
 _SHORT, _SHORT_RELATIVE = 256, 128
 
@@ -51,8 +52,12 @@ def choose_backend(
 
     def unsupported(name: Name, length: str = "this long") -> str:
         """What the layer has that a backend does not support; empty if it supports all."""
-        if name in ("splash", "triton") and (relative or options.dropout):
+        if name in ("single_pass", "splash", "triton") and (relative or options.dropout):
             return "terms by distance" if relative else f"dropout {options.dropout} of attention weights"
+        if name == "single_pass" and length_shards > 1:
+            return f"rows that {length_shards} devices share"
+        if name == "single_pass" and not fits(T, window):
+            return f"windows of {window}" if window else f"rows {length}"
         if name == "tiled" and options.causal:
             return "causal attention"
         if name == "splash" and options.causal and not window and length_shards > 1:

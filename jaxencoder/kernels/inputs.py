@@ -11,7 +11,7 @@ import jax
 
 from jaxencoder.kernels.relative import RelativeTerms
 
-Name = Literal["dense", "banded", "chunked", "splash", "tiled", "triton"]
+Name = Literal["dense", "banded", "chunked", "single_pass", "splash", "tiled", "triton"]
 Backend = Literal["auto", Name]
 
 # Name, for remat policies, of the results that backends without all scores in memory keep for the backward pass.

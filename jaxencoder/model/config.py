@@ -306,8 +306,8 @@ class ComputeConfig:
     remat: Literal["none", "dots", "full"] = "none"
     """Recomputation in the backward pass: nothing, everything except products and attention (dots), or every layer from
     its input (full)."""
-    attention: Literal["auto", "dense", "banded", "chunked", "splash", "tiled", "triton"] = "auto"
+    attention: Literal["auto", "dense", "banded", "chunked", "single_pass", "splash", "tiled", "triton"] = "auto"
     """Attention backend; `auto` takes the fastest for the layer, the row length and the device. Another one applies to
     the layers that it supports: `banded` to layers with a window, `chunked`, `tiled` and `triton` to layers without
-    one, `dense` and `splash` to both. `splash` and `tiled` are TPU kernels, `triton` is a GPU kernel; `tiled` refuses
-    causal layers."""
+    one, `dense`, `single_pass` and `splash` to both. `single_pass`, `splash` and `tiled` are TPU kernels, `triton` is a
+    GPU kernel; `tiled` refuses causal layers."""

@@ -22,18 +22,22 @@ def on(platform: str, monkeypatch: pytest.MonkeyPatch) -> None:
     ("backend", "T", "window", "cpu", "gpu", "tpu"),
     [
         ("auto", 256, 64, "dense", "dense", "dense"),
-        ("auto", 257, 64, "banded", "banded", "splash"),
+        ("auto", 257, 64, "banded", "banded", "single_pass"),
         ("auto", 256, 0, "dense", "dense", "dense"),
-        ("auto", 257, 0, "chunked", "triton", "splash"),
+        ("auto", 257, 0, "chunked", "triton", "single_pass"),
+        ("auto", 1025, 0, "chunked", "triton", "splash"),
+        ("auto", 8192, 256, "banded", "banded", "single_pass"),
+        ("auto", 8192, 257, "banded", "banded", "splash"),
         ("banded", 16, 64, "banded", "banded", "banded"),
         ("banded", 8192, 0, "chunked", "triton", "splash"),
-        ("chunked", 8192, 64, "banded", "banded", "splash"),
+        ("chunked", 8192, 64, "banded", "banded", "single_pass"),
         ("chunked", 16, 0, "chunked", "chunked", "chunked"),
         ("dense", 8192, 64, "dense", "dense", "dense"),
         ("dense", 8192, 0, "dense", "dense", "dense"),
+        ("single_pass", 64, 64, "single_pass", "single_pass", "single_pass"),
         ("splash", 64, 64, "splash", "splash", "splash"),
         ("tiled", 64, 0, "tiled", "tiled", "tiled"),
-        ("triton", 8192, 64, "banded", "banded", "splash"),
+        ("triton", 8192, 64, "banded", "banded", "single_pass"),
     ],
 )
 def test_of_a_plain_layer(backend, T, window, cpu, gpu, tpu, monkeypatch):
@@ -65,6 +69,8 @@ def test_gpu_layers_that_triton_does_not_support(layer, monkeypatch, caplog):
 @pytest.mark.parametrize(
     ("backend", "layer", "missing"),
     [
+        ("single_pass", {"relative": True}, "terms by distance"),
+        ("single_pass", {"length_shards": 2}, "rows that 2 devices share"),
         ("splash", {"relative": True}, "terms by distance"),
         ("splash", {"dropout": 0.1}, "dropout 0.1 of attention weights"),
         ("tiled", {"tiled_fits": False}, "rows of 512 tokens"),
@@ -78,6 +84,12 @@ def test_gpu_layers_that_triton_does_not_support(layer, monkeypatch, caplog):
 def test_a_requested_kernel_must_support_the_layer(backend, layer, missing):
     with pytest.raises(ValueError, match=f"backend '{backend}' does not support {missing}"):
         choose_backend(backend, 512, 0, **layer)
+
+
+@pytest.mark.parametrize(("T", "window", "missing"), [(2048, 0, "rows of 2048 tokens"), (2048, 300, "windows of 300")])
+def test_single_pass_must_fit(T, window, missing):
+    with pytest.raises(ValueError, match=f"backend 'single_pass' does not support {missing}"):
+        choose_backend("single_pass", T, window)
 
 
 @pytest.mark.parametrize(

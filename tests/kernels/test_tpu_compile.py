@@ -11,6 +11,7 @@ from jax.sharding import SingleDeviceSharding
 from jaxencoder.kernels.experts import mixture
 from jaxencoder.kernels.inputs import ATTENDED, AttentionInputs, AttentionOptions
 from jaxencoder.kernels.relative import RelativeTerms
+from jaxencoder.kernels.single_pass import single_pass
 from jaxencoder.kernels.splash import splash
 from jaxencoder.kernels.tiled import tiled
 
@@ -65,7 +66,19 @@ def test_splash(chip: SingleDeviceSharding, T: int, H: int, dtype: str, window: 
     assert "splash_mha_fwd" in text and "splash_mha_dkv" in text
 
 
-@pytest.mark.parametrize(("attend", "terms"), [(tiled, True), (splash, False)], ids=["tiled", "splash"])
+@pytest.mark.parametrize(
+    ("T", "H", "dtype", "window"),
+    [(512, 64, "bfloat16", 0), (1024, 128, "float32", 0), (300, 24, "float32", 50), (8192, 64, "bfloat16", 64)],
+)
+def test_single_pass(chip: SingleDeviceSharding, T: int, H: int, dtype: str, window: int) -> None:
+    text = program(single_pass, chip, T, H, dtype, terms=False, window=window)
+    assert text.count('custom_call_target="tpu_custom_call"') == 2
+    assert "single_pass_forward" in text and "single_pass_backward" in text
+
+
+@pytest.mark.parametrize(
+    ("attend", "terms"), [(tiled, True), (splash, False), (single_pass, False)], ids=["tiled", "splash", "single_pass"]
+)
 def test_a_policy_keeps_what_the_forward_kernel_leaves(chip: SingleDeviceSharding, attend, terms: bool) -> None:
     policy = jax.checkpoint_policies.save_only_these_names(ATTENDED)
     again = lambda inputs, options: jax.checkpoint(partial(attend, options=options), policy=policy)(inputs)  # noqa: E731
