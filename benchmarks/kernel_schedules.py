@@ -18,18 +18,18 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-CASES = {  # name: backend, tokens, window, size of a head, terms by distance
-    "global, 512 tokens": ("single_pass", 512, 0, 64, False),
-    "global, 1,024 tokens": ("single_pass", 1024, 0, 64, False),
-    "window 64, 1,024 tokens": ("single_pass", 1024, 64, 64, False),
-    "window 64, 8,192 tokens": ("single_pass", 8192, 64, 64, False),
-    "global, 1,024 tokens, splash": ("splash", 1024, 0, 64, False),
-    "global, 8,192 tokens": ("splash", 8192, 0, 64, False),
-    "global, 8,192 tokens, heads of 128": ("splash", 8192, 0, 128, False),
-    "window 64, 1,024 tokens, splash": ("splash", 1024, 64, 64, False),
-    "window 64, 8,192 tokens, splash": ("splash", 8192, 64, 64, False),
-    "terms by distance, 512 tokens": ("tiled", 512, 0, 64, True),
-    "terms by distance, 2,048 tokens": ("tiled", 2048, 0, 64, True),
+CASES = {  # name: backend, tokens, window, size of a head, what else
+    "global, 512 tokens": ("single_pass", 512, 0, 64, ""),
+    "global, 1,024 tokens, rotary": ("single_pass", 1024, 0, 64, "rotary"),
+    "window 64, 1,024 tokens, rotary": ("single_pass", 1024, 64, 64, "rotary"),
+    "window 64, 8,192 tokens, rotary": ("single_pass", 8192, 64, 64, "rotary"),
+    "global, 1,024 tokens, splash": ("splash", 1024, 0, 64, ""),
+    "global, 8,192 tokens, splash": ("splash", 8192, 0, 64, ""),
+    "global, 8,192 tokens, heads of 128, splash": ("splash", 8192, 0, 128, ""),
+    "window 64, 1,024 tokens, splash": ("splash", 1024, 64, 64, ""),
+    "window 64, 8,192 tokens, splash": ("splash", 8192, 64, 64, ""),
+    "terms by distance, 512 tokens": ("tiled", 512, 0, 64, "distances"),
+    "terms by distance, 2,048 tokens": ("tiled", 2048, 0, 64, "distances"),
 }
 HEADS = 12
 
@@ -48,21 +48,23 @@ def compile_case(topology: str, case: str) -> None:
     from jaxencoder.kernels.tiled import tiled
     from jaxencoder.plan.kernels import kernel_calls
 
-    backend, T, window, H, terms = CASES[case]
+    backend, T, window, H, extra = CASES[case]
     attend = {"single_pass": single_pass, "splash": splash, "tiled": tiled}[backend]
     chip = SingleDeviceSharding(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices[0])
 
     def shape(*sizes: int, dtype: str = "bfloat16") -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(sizes, dtype, sharding=chip)
 
-    def loss(q, k, v, relative, ids):
-        inputs = AttentionInputs(q, k, v, relative, ids, ids, 0, None)
+    def loss(q, k, v, relative, ids, rotary):
+        inputs = AttentionInputs(q, k, v, relative, ids, ids, rotary=rotary)
         return attend(inputs, AttentionOptions(window)).astype(jnp.float32).sum()
 
-    table = shape(2 * T - 1, HEADS, H)
-    relative = RelativeTerms(table, table, shape(2 * T - 1, HEADS, dtype="float32")) if terms else None
-    x = shape(1, T, HEADS, H)
-    traced = jax.jit(jax.value_and_grad(loss, range(3 + terms))).trace(x, x, x, relative, shape(1, T, dtype="int32"))
+    table, x = shape(2 * T - 1, HEADS, H), shape(1, T, HEADS, H)
+    bias, angles = shape(2 * T - 1, HEADS, dtype="float32"), shape(1, T, 1, H // 2, dtype="float32")
+    relative = RelativeTerms(table, table, bias) if extra == "distances" else None
+    rotary = (angles, angles) if extra == "rotary" else None
+    differentiated = jax.value_and_grad(loss, range(4 if relative else 3))
+    traced = jax.jit(differentiated).trace(x, x, x, relative, shape(1, T, dtype="int32"), rotary)
     traced.lower().compile()
     for call in kernel_calls(traced.jaxpr.jaxpr):
         print("kernel", call.name, call.flops / call.count)

@@ -13,10 +13,11 @@ from jaxencoder.kernels.banded import banded
 from jaxencoder.kernels.choice import KERNELS, choose_backend
 from jaxencoder.kernels.chunked import chunked
 from jaxencoder.kernels.dense import dense
-from jaxencoder.kernels.inputs import PLAIN, AttentionInputs, AttentionOptions
+from jaxencoder.kernels.inputs import PLAIN, AttentionInputs, AttentionOptions, Segments
 from jaxencoder.kernels.mesh import on_mesh
 from jaxencoder.kernels.platform import platform
 from jaxencoder.kernels.relative import RelativeTerms
+from jaxencoder.kernels.rotary import Table, rotate
 from jaxencoder.kernels.single_pass import single_pass
 from jaxencoder.kernels.splash import splash
 from jaxencoder.kernels.tiled import fits, tiled
@@ -33,24 +34,24 @@ def attention(
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,
-    segment_ids: jax.Array,
+    segments: jax.Array | Segments,
     *,
     relative: RelativeTerms | None = None,
     options: AttentionOptions = PLAIN,
     key: jax.Array | None = None,
-    key_segment_ids: jax.Array | None = None,
+    rotary: Table | None = None,
 ) -> jax.Array:
     """Attention within documents, on the mesh in use (`jax.set_mesh`).
 
     Args:
         q, k, v: [B, T, N, H], any float dtype; the softmax is float32.
-        segment_ids: [B, T] int, the document of each token, 0 for padding.
+        segments: [B, T] int, the document of each token, 0 for padding; or `Segments`, where no query sees some keys.
         relative: terms by distance, tables of 2 T - 1 rows. Scores are divided by the root of H times the number of
             their products (He et al. 2021, equation 4); the bias is added unscaled.
         options: `dense` holds [B, N, T, T] scores, `banded` [B, N, T, about 2 * window + 128],
             `chunked` [B, N, at most 512, T], the kernels (`single_pass`, `splash`, `tiled`, `triton`) those of a tile.
         key: a PRNG key for dropout.
-        key_segment_ids: [B, T] int, `segment_ids` with -1 at tokens that no query sees; None: all are seen.
+        rotary: angles to rotate queries and keys by; None: none.
 
     Returns:
         [B, T, N, H] in the dtype of v.
@@ -75,13 +76,16 @@ def attention(
         options,
         T,
         relative=has_terms,
-        hidden_keys=key_segment_ids is not None,
+        hidden_keys=isinstance(segments, Segments),
         length_shards=shards,
         tiled_fits=tiled_fits,
         triton_runs=runs(),
     )
-    k_segments = segment_ids if key_segment_ids is None else key_segment_ids
-    inputs = AttentionInputs(q * scale, k, v, relative, segment_ids, k_segments)
+    if rotary is not None and name != "single_pass":
+        q, k, rotary = rotate(q, rotary), rotate(k, rotary), None
+    if not isinstance(segments, Segments):
+        segments = Segments(segments, segments)
+    inputs = AttentionInputs(q * scale, k, v, relative, *segments, rotary=rotary)
     # A kernel that is requested on another kind of device is interpreted.
     interpreted = {"interpret": platform() != KERNELS[name]} if name in KERNELS else {}
     attend = partial(_BACKENDS[name], options=options, **interpreted)

@@ -71,7 +71,7 @@ def banded(inputs: AttentionInputs, options: AttentionOptions, global_keys: Glob
     Each of X blocks of queries is compared with one band of keys. There are S = T + 2 offset keys, where offset is 0 or
     at least the window; `global_keys` come in addition.
     """
-    q, k, v, relative, q_segments, k_segments, _, seed = inputs
+    q, k, v, relative, q_segments, k_segments, _, seed, _ = inputs
     B, T, N, H = q.shape
     layout = _layout(T, options.window, int(inputs.offset))
     block, band, C = layout.block, layout.band, layout.C

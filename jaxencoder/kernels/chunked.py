@@ -123,7 +123,7 @@ def _backward(block: int, options: AttentionOptions, residuals, d_out: jax.Array
     d_relative, dk_relative = pull(jax.tree.map(lambda d, x: d.astype(x.dtype), d_tables, tables))
     dq = jnp.moveaxis(dq, 0, 2).reshape(q.shape)  # [blocks, N, B, block, H] -> [N, B, T, H]
     dk, dv = _length_last(dk).astype(k.dtype) + dk_relative, _length_last(dv).astype(v.dtype)
-    return (AttentionInputs._make((dq, dk, dv, d_relative, None, None, None, None)),)
+    return (AttentionInputs._make((dq, dk, dv, d_relative, None, None, None, None, None)),)
 
 
 _attend.defvjp(_forward, _backward)

@@ -14,7 +14,7 @@ def dense(inputs: AttentionInputs, options: AttentionOptions = PLAIN, is_global:
 
     `is_global` [B, S] bool marks keys that are visible from outside the window too.
     """
-    q, k, v, relative, q_segments, k_segments, offset, seed = inputs
+    q, k, v, relative, q_segments, k_segments, offset, seed, _ = inputs
     T, S = q.shape[1], k.shape[1]
     mask = q_segments[:, None, :, None] == k_segments[:, None, None, :]  # [B, 1, T, S]
     if options.window or options.causal:

@@ -10,12 +10,20 @@ from typing import Literal, NamedTuple
 import jax
 
 from jaxencoder.kernels.relative import RelativeTerms
+from jaxencoder.kernels.rotary import Table
 
 Name = Literal["dense", "banded", "chunked", "single_pass", "splash", "tiled", "triton"]
 Backend = Literal["auto", Name]
 
 # Name, for remat policies, of the results that backends without all scores in memory keep for the backward pass.
 ATTENDED = "attended"
+
+
+class Segments(NamedTuple):
+    """Documents of the tokens of a row, [B, T] int32 each, where keys have others than queries."""
+
+    queries: jax.Array
+    keys: jax.Array  # -1 at tokens that no query sees
 
 
 class AttentionInputs(NamedTuple):
@@ -32,6 +40,7 @@ class AttentionInputs(NamedTuple):
     k_segments: jax.Array  # [B, S] int32
     offset: int | jax.Array = 0  # index of the key at the first query's position; a number in a layer with a window
     seed: jax.Array | None = None  # uint32 [4] for dropout, from `random_seed`
+    rotary: Table | None = None  # angles by which `single_pass` rotates q and k; for other backends they are rotated
 
 
 @dataclass(frozen=True)

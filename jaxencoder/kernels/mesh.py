@@ -36,7 +36,7 @@ def on_mesh(
         window: keys to either side that a query sees, or 0.
         kernel: whether `attend` is a Pallas kernel.
     """
-    q, k, v, relative, segment_ids, key_segment_ids, *_ = inputs
+    q, k, v, relative, q_segments, k_segments, *_, rotary = inputs
     mesh = jax.sharding.get_abstract_mesh()  # empty outside of jax.set_mesh
     B, T, N, _ = q.shape
     split = partial(splitting_axes, mesh)
@@ -44,7 +44,7 @@ def on_mesh(
     if mesh.empty or mesh.size == 1 or not (kernel or context):
         return attend(inputs._replace(seed=random_seed(key)))
 
-    def local(q, k, v, segments, k_segments, relative, key):
+    def local(q, k, v, q_segments, k_segments, relative, key, rotary):
         b, t, n, _ = q.shape  # this device's part of B, T, N
         row, head, part = (jax.lax.axis_index(axes) if axes else 0 for axes in (rows, heads, context))
         offset = 0
@@ -56,16 +56,17 @@ def on_mesh(
             if relative is not None:
                 relative = relative.rows(T - t - offset, t + k.shape[1] - 1)
         seed = random_seed(key, row * b, head * n, part * t)
-        return attend(AttentionInputs(q, k, v, relative, segments, k_segments, offset, seed))
+        return attend(AttentionInputs(q, k, v, relative, q_segments, k_segments, offset, seed, rotary))
 
     array, ids = P(rows or None, context or None, heads or None, None), P(rows or None, context or None)
     tables = None
     if relative is not None:
         tables = RelativeTerms._make(None if x is None else P(*(None, heads or None, None)[: x.ndim]) for x in relative)
-    specs = (array, array, array, ids, ids, tables, None if key is None else P())
+    angles = None if rotary is None else (P(rows or None),) * 2  # of the one backend that takes them unsplit by context
+    specs = (array, array, array, ids, ids, tables, None if key is None else P(), angles)
     # Pallas kernels do not declare over which axes their results differ, which check_vma would verify.
     sharded = jax.shard_map(local, in_specs=specs, out_specs=array, check_vma=False)
-    return sharded(q, k, v, segment_ids, key_segment_ids, relative, key)
+    return sharded(q, k, v, q_segments, k_segments, relative, key, rotary)
 
 
 _gather_row = partial(jax.lax.all_gather, axis_name="context", axis=1, tiled=True)  # [b, t, ...] -> [b, T, ...]

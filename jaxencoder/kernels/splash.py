@@ -19,7 +19,7 @@ def splash(inputs: AttentionInputs, options: AttentionOptions = PLAIN, *, interp
     Raises:
         ValueError: a window or causal attention, and queries outside the range of the keys.
     """
-    q, k, v, _, q_segments, k_segments, offset, _ = inputs
+    q, k, v, _, q_segments, k_segments, offset, _, _ = inputs
     window = options.window
     T, S, N = q.shape[1], k.shape[1], q.shape[2]
     if (window or options.causal) and not 0 <= offset <= S - T:

@@ -38,7 +38,7 @@ def fits(T: int, S: int, H: int, dtype: jnp.dtype) -> bool:
 
 def tiled(inputs: AttentionInputs, options: AttentionOptions = PLAIN, *, interpret: bool = False) -> jax.Array:
     """Attention with terms by distance, of rows that fit (see `fits`); 0 for a query that sees nothing."""
-    q, k, v, relative, q_segments, k_segments, offset, seed = inputs
+    q, k, v, relative, q_segments, k_segments, offset, seed, _ = inputs
     if options.dropout and seed is None:
         raise ValueError(f"Attention dropout {options.dropout} needs a seed.")
     T, S = q.shape[1], k.shape[1]
@@ -49,7 +49,7 @@ def tiled(inputs: AttentionInputs, options: AttentionOptions = PLAIN, *, interpr
     seed = jax.lax.bitcast_convert_type(jnp.zeros(4, jnp.uint32) if seed is None else seed, jnp.int32)
     seed = jnp.append(seed, seed[3] - offset)  # the fifth number is the global index of key 0
     q, k, v = heads_first(q, T_pad), heads_first(k, S_pad), heads_first(v, S_pad)
-    padded = AttentionInputs._make((q, k, v, tables, q_segments, k_segments, None, seed))
+    padded = AttentionInputs._make((q, k, v, tables, q_segments, k_segments, None, seed, None))
     out: jax.Array = _attend(padded, options.dropout, interpret)
     return jnp.swapaxes(out, 1, 2)[:, :T]  # [B, N, T', H] -> [B, T, N, H]
 
@@ -119,7 +119,7 @@ def _backward(dropout, interpret, residuals, d_out):
         interpret=interpret,
     )(*grid.arguments(inputs), (d_out, lse, means))
     d_tables = jax.tree.map(lambda x, dx: dx.astype(x.dtype), tables, d_tables)
-    return (AttentionInputs._make((dq, dk, dv, d_tables, None, None, None, None)),)
+    return (AttentionInputs._make((dq, dk, dv, d_tables, None, None, None, None, None)),)
 
 
 _attend.defvjp(_forward, _backward)
@@ -288,7 +288,9 @@ class _Grid:
         parts = RelativeTerms._make((halves(tables.keys, lambda i, j: X - 1 + j - i), queries, bias))
         q_segments = self._spec((None, 1, self.block), lambda h, b, i, j: (b, 0, i))
         k_segments = self._spec((None, self.block, 1), lambda h, b, i, j: (b, j, 0))
-        return AttentionInputs._make((self.queries, self.keys, self.keys, parts, q_segments, k_segments, None, None))
+        return AttentionInputs._make(
+            (self.queries, self.keys, self.keys, parts, q_segments, k_segments, None, None, None)
+        )
 
     def arguments(self, inputs):
         """Arguments of a kernel: two scalar arrays (visible tiles and the seed), then the arrays to read tiles of."""
@@ -299,7 +301,7 @@ class _Grid:
         # A tile reads two neighboring blocks of a table: the table is passed twice.
         twice = RelativeTerms._make(None if x is None else (x, x) for x in inputs.relative)
         segments = inputs.q_segments[:, None], inputs.k_segments[..., None]
-        arrays = AttentionInputs._make((*inputs[:3], twice, *segments, None, None))
+        arrays = AttentionInputs._make((*inputs[:3], twice, *segments, None, None, None))
         return visible.astype(jnp.int32).ravel(), inputs.seed, arrays
 
     def is_visible(self, visible, b, i, j):

@@ -9,12 +9,13 @@ import jax.numpy as jnp
 from jaxencoder.kernels.attention import attention
 from jaxencoder.kernels.dropout import dropout
 from jaxencoder.kernels.global_tokens import QKV, global_attention
-from jaxencoder.kernels.inputs import AttentionOptions
+from jaxencoder.kernels.inputs import AttentionOptions, Segments
 from jaxencoder.kernels.platform import platform
 from jaxencoder.kernels.relative import RelativeTerms
+from jaxencoder.kernels.rotary import Table, rotate
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.layers import Linear, Norm
-from jaxencoder.model.positions import RelativeBias, Table, by_distance, distance_rows, rotate
+from jaxencoder.model.positions import RelativeBias, by_distance, distance_rows
 
 
 class Attention(nn.Module):
@@ -47,9 +48,10 @@ class Attention(nn.Module):
         q, k, v = query(x), key(x), value(x)  # [B, T, N, H], or K heads
         if c.qk_norm:
             q, k = Norm(c, name="query_norm")(q), Norm(c, name="key_norm")(k)
-        if rotary is not None:  # keys before they are repeated: fewer rotations
-            q, k = rotate(q, rotary), rotate(k, rotary)
-            v = rotate(v, rotary) if c.rotary_values else v
+        if rotary is not None and c.rotary_values:
+            v = rotate(v, rotary)
+        if rotary is not None and c.kv_heads < N:  # keys before they are repeated: fewer rotations
+            q, k, rotary = rotate(q, rotary), rotate(k, rotary), None
         if c.relative_bias_by_layer:
             bias = RelativeBias(c, name="relative_bias")(x.shape[1])
         relative = None if bias is None else RelativeTerms(bias=bias)
@@ -75,8 +77,8 @@ class Attention(nn.Module):
         )
         rng = self.make_rng("dropout") if rate else None
         if global_slots is None:
-            hidden = {"key_segment_ids": key_segment_ids}
-            out = attention(q, k, v, segment_ids, relative=relative, options=options, key=rng, **hidden)
+            segments = segment_ids if key_segment_ids is None else Segments(segment_ids, key_segment_ids)
+            out = attention(q, k, v, segments, relative=relative, options=options, key=rng, rotary=rotary)
         else:
             query, key, value = self._projections("global_", N)
             global_x = jnp.take_along_axis(x, jnp.maximum(global_slots, 0)[..., None], axis=1)  # [B, G, D]

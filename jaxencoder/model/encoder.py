@@ -16,10 +16,11 @@ from jaxencoder.kernels.dropout import dropout
 from jaxencoder.kernels.gradients import PRODUCT
 from jaxencoder.kernels.inputs import ATTENDED
 from jaxencoder.kernels.platform import platform
+from jaxencoder.kernels.rotary import Table
 from jaxencoder.model.attention import Attention
 from jaxencoder.model.config import ComputeConfig, EncoderConfig
 from jaxencoder.model.layers import Bottleneck, Convolution, Embeddings, Mixture, Mlp, Norm, apply, apply_norm
-from jaxencoder.model.positions import DistanceEmbedding, RelativeBias, Table, alibi, rotary_table_for
+from jaxencoder.model.positions import DistanceEmbedding, RelativeBias, alibi, rotary_table_for
 from jaxencoder.sharding import constrain
 
 _OUTPUTS = "intermediates"  # the collection of the layers' outputs, kept for `first_layers` only

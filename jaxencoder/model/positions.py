@@ -13,11 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxencoder.kernels.platform import platform
+from jaxencoder.kernels.rotary import Table
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.layers import Norm, init_table
-
-Table = tuple[jax.Array, jax.Array]  # cosines and sines
 
 
 def rotary_table(
@@ -100,37 +98,6 @@ def _llama3_scale(c: EncoderConfig, theta: float) -> np.ndarray:
     turns = c.rope_original_length * rotary_frequencies(c.head_size, theta) / (2 * math.pi)
     kept = np.clip((turns - slow) / max(fast - slow, 1e-6), 0, 1)
     return (kept + (1 - kept) / c.rope_factor).astype(np.float32)
-
-
-def rotate(x: jax.Array, table: Table) -> jax.Array:
-    """Rotate queries or keys [B, T, N, H] by their positions' angles; computed in float32, returned in x's dtype."""
-    cos, sin = table
-    if platform() == "tpu" and x.dtype == jnp.bfloat16:
-        return _rotate_by_product(x, *(jnp.concatenate([part, part], axis=-1) for part in table))
-    a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)  # the pairs (i, i + H / 2), as in GPT-NeoX and ModernBERT
-    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
-
-
-@jax.custom_vjp
-def _rotate_by_product(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
-    """`rotate` with cosines and sines of each item of H.
-
-    The halves change places by a product with a matrix of one 1 or -1 in each column, which is exact. A TPU has
-    registers of 128 columns: to move halves of a head within them takes longer than the product, and much longer than
-    the rotation.
-    """
-    half, dtype = x.shape[-1] // 2, x.dtype
-    swap = jnp.eye(2 * half, k=half, dtype=dtype) - jnp.eye(2 * half, k=-half, dtype=dtype)  # (a, b) -> (-b, a)
-    swapped = jnp.einsum("BTNH,HG->BTNG", x, swap, preferred_element_type=jnp.float32)
-    return (x.astype(jnp.float32) * cos + swapped * sin).astype(dtype)
-
-
-def _rotate_back(table: Table, dy: jax.Array) -> tuple[jax.Array, None, None]:
-    cos, sin = table
-    return _rotate_by_product(dy, cos, -sin), None, None
-
-
-_rotate_by_product.defvjp(lambda x, cos, sin: (_rotate_by_product(x, cos, sin), (cos, sin)), _rotate_back)
 
 
 def interpolate_positions(table: np.ndarray, length: int) -> np.ndarray:

@@ -11,7 +11,7 @@ import pytest
 
 from jaxencoder.kernels.attention import attention
 from jaxencoder.kernels.dropout import hashed_keep
-from jaxencoder.kernels.inputs import ATTENDED, AttentionOptions
+from jaxencoder.kernels.inputs import ATTENDED, AttentionOptions, Segments
 from jaxencoder.kernels.relative import RelativeTerms
 from tests.kernels.examples import TERMS, B, H, N, inputs, padded, reference, segments, tables
 
@@ -25,11 +25,9 @@ def run(
     *arrays: jax.Array,
     relative: RelativeTerms | None = None,
     key: jax.Array | None = None,
-    key_segment_ids: jax.Array | None = None,
     **options,
 ) -> jax.Array:
-    rest = {"relative": relative, "key": key, "key_segment_ids": key_segment_ids}
-    return _run(*arrays, **rest, options=AttentionOptions(**options))
+    return _run(*arrays, relative=relative, key=key, options=AttentionOptions(**options))
 
 
 LAYERS = [("dense", 0), ("dense", 8), ("banded", 8), ("banded", 64), ("chunked", 0)]
@@ -62,9 +60,9 @@ def test_hidden_keys(backend: str, window: int) -> None:
     (q, k, v), ids = inputs(161), segments(161)
     is_hidden = np.random.default_rng(0).random(ids.shape) < 0.3
     keys = jnp.asarray(np.where(is_hidden, -1, ids))
-    expected = run(q, k, v, jnp.asarray(ids), key_segment_ids=keys, window=window, backend="dense")
+    expected = run(q, k, v, Segments(jnp.asarray(ids), keys), window=window, backend="dense")
     k, v = (jnp.where(is_hidden[..., None, None], 100.0, x) for x in (k, v))
-    out = run(q, k, v, jnp.asarray(ids), key_segment_ids=keys, window=window, backend=backend)
+    out = run(q, k, v, Segments(jnp.asarray(ids), keys), window=window, backend=backend)
     sees_one = ((ids[:, :, None] == np.asarray(keys)[:, None]) & _near(161, window)).any(-1)
     np.testing.assert_allclose(np.asarray(out)[sees_one], np.asarray(expected)[sees_one], atol=2e-5)
 

@@ -9,7 +9,9 @@ import pytest
 from jaxencoder.kernels.attention import attention
 from jaxencoder.kernels.dense import dense
 from jaxencoder.kernels.inputs import AttentionInputs, AttentionOptions
+from jaxencoder.kernels.rotary import rotate
 from jaxencoder.kernels.single_pass import fits, single_pass
+from jaxencoder.model.positions import rotary_table
 from tests.kernels.test_tiled import compare, differentiated, documents, drawn
 
 
@@ -32,6 +34,27 @@ def test_equals_dense(T: int, window: int, causal: bool, dtype: str, tolerance: 
         for f in (partial(single_pass, interpret=True), dense)
     )
     compare(results, expected, tolerance)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("T", "window", "causal"), [(300, 64, False), (300, 64, True), (600, 0, False), (700, 50, False)]
+)
+def test_rotary_positions(T: int, window: int, causal: bool, dtype: str) -> None:
+    """Those of documents, which begin anew within a row."""
+    arrays, ids, options = drawn(T, T, 24, (), dtype)[:3], documents(T), AttentionOptions(window, causal=causal)
+    positions = jnp.arange(2 * T).reshape(2, T) % 111
+    angles = rotary_table(positions, 24, 100.0)
+    cotangent = jnp.asarray(np.random.default_rng(1).standard_normal(arrays[0].shape), dtype)
+
+    def rotated(q, k, v):
+        return dense(AttentionInputs(rotate(q, angles), rotate(k, angles), v, None, ids, ids), options)
+
+    def within(*x):
+        return single_pass(AttentionInputs(*x, None, ids, ids, rotary=angles), options, interpret=True)
+
+    results, expected = (differentiated(f, cotangent, *arrays) for f in (within, rotated))
+    compare(results, expected, 1e-5 if dtype == "float32" else 2e-2)
 
 
 @pytest.mark.parametrize("window", [0, 64])
@@ -58,7 +81,7 @@ def test_invisible_tokens(window: int) -> None:
 @pytest.mark.parametrize("heads", [1, 3, 14])
 def test_blocks_of_heads(heads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """As many as divide their number, and as fit."""
-    monkeypatch.setattr("jaxencoder.kernels.single_pass._VMEM_BYTES", 2 << 20)
+    monkeypatch.setattr("jaxencoder.kernels.single_pass._HEADS_BYTES", 2 << 20)
     ids, rng = documents(200), np.random.default_rng(0)
     q, k, v = (jnp.asarray(rng.standard_normal((2, 200, heads, 8)), jnp.float32) for _ in range(3))
     results, expected = (
@@ -71,8 +94,9 @@ def test_blocks_of_heads(heads: int, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("window", [0, 8])
 def test_attention_calls_it(window: int) -> None:
     q, k, v, _ = drawn(40, 40, 8, ())
+    angles = rotary_table(jnp.arange(80).reshape(2, 40), 8, 100.0)
     one, other = (
-        attention(q, k, v, documents(40), options=AttentionOptions(window, backend=name))
+        attention(q, k, v, documents(40), options=AttentionOptions(window, backend=name), rotary=angles)
         for name in ("single_pass", "dense")
     )
     np.testing.assert_allclose(one, other, atol=1e-5)

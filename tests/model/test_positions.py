@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxencoder.kernels.rotary import rotate
 from jaxencoder.model.config import EncoderConfig
 from jaxencoder.model.positions import (
     alibi,
@@ -18,7 +19,6 @@ from jaxencoder.model.positions import (
     repeat_positions,
     rotary_table,
     rotary_table_for,
-    rotate,
 )
 
 B, T, N, H, THETA = 2, 9, 3, 8, 100.0
