@@ -32,17 +32,15 @@ def choose_backend(
 ) -> Name:
     """The backend of a layer for rows of T tokens.
 
-    A requested backend holds for the layers that support it; for other layers the choice is that of `auto`. `banded`
-    is for layers with a window; `chunked`, `tiled` and `triton` for layers without one. ValueError for an unknown
-    backend, or one that does not support what else the layer has.
+    A requested backend holds for the layers that support it (see `LOCAL` and `GLOBAL`); for others the choice is that
+    of `auto`. ValueError for an unknown backend, or one that does not support what else the layer has.
 
     Args:
         relative: whether the scores have terms by distance.
         global_tokens: whether some tokens see the whole document in spite of the window.
         hidden_keys: whether no query sees some tokens.
         length_shards: devices that share the length of a row.
-        tiled_fits: whether tiled attention has room for the row (`tiled.fits`).
-        triton_runs: whether the Triton kernel runs on the GPUs in use (`triton.runs`).
+        tiled_fits, triton_runs: whether `tiled.fits` the row, and `triton.runs` on the GPUs in use.
     """
     backend, window = options.backend, options.window
     if backend not in get_args(Backend):
@@ -50,26 +48,24 @@ def choose_backend(
     if global_tokens:
         return "dense" if backend == "dense" or (backend == "auto" and band_size(window) >= T) else "banded"
 
-    def unsupported(name: Name, length: str = "this long") -> str:
-        """What the layer has that a backend does not support; empty if it supports all."""
+    def unsupported(name: Name, length: str = "this long") -> str:  # empty if a backend supports all of the layer
         if name in ("single_pass", "splash", "triton") and (relative or options.dropout):
             return "terms by distance" if relative else f"dropout {options.dropout} of attention weights"
-        if name == "single_pass" and length_shards > 1:
+        if name == "tiled" and options.causal:
+            return "causal attention"
+        if name in ("single_pass", "triton") and length_shards > 1:
             return f"rows that {length_shards} devices share"
         if name == "single_pass" and not fits(T, window):
             return f"windows of {window}" if window else f"rows {length}"
-        if name == "tiled" and options.causal:
-            return "causal attention"
         if name == "splash" and options.causal and not window and length_shards > 1:
             return f"causal attention over rows that {length_shards} devices share"  # its masks are static
-        if name == "triton" and (hidden_keys or length_shards > 1):
-            return "tokens that no token attends to" if hidden_keys else f"rows that {length_shards} devices share"
+        if name == "triton" and hidden_keys:
+            return "tokens that no token attends to"
         if name == "triton" and not triton_runs:
             return "these GPUs or this jax version: it needs compute capability 8.0 (Ampere) or higher"
         return f"rows {length}" if name == "tiled" and not tiled_fits else ""
 
-    supporting = LOCAL if window else GLOBAL
-    if backend in supporting:
+    if backend in (supporting := LOCAL if window else GLOBAL):
         if missing := unsupported(backend, f"of {T} tokens"):
             raise ValueError(f"The attention backend {backend!r} does not support {missing}; use auto.")
         return backend

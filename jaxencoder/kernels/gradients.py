@@ -17,7 +17,13 @@ def project(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
     Accumulates in float32. The result is float32 on a CPU and has the dtype of x elsewhere.
     """
-    return checkpoint_name(_project(x, kernel), PRODUCT)
+    if platform() != "tpu":
+        return checkpoint_name(_project(x, kernel), PRODUCT)
+    # An axis of heads, of which each fills half of a register, would double the array in memory: there is none while
+    # the product and its gradients are computed and kept.
+    inputs, outputs = kernel.shape[: x.ndim - 2], kernel.shape[x.ndim - 2 :]
+    x, kernel = x.reshape(*x.shape[:2], -1), kernel.reshape(math.prod(inputs), -1)
+    return checkpoint_name(_project(x, kernel), PRODUCT).reshape(*x.shape[:2], *outputs)
 
 
 @jax.custom_vjp

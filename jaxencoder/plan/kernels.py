@@ -51,22 +51,22 @@ def _primitives(jaxpr: core.Jaxpr) -> set[str]:
 # two cores, of which some kernels use one.
 _SHARES = {
     "v5e": {
-        "single_pass_forward": 0.41, "single_pass_backward": 0.49,
-        "single_pass_forward, masked": 0.23, "single_pass_backward, masked": 0.29,
+        "single_pass_global_forward": 0.77, "single_pass_global_backward": 0.90,
+        "single_pass_local_forward": 0.76, "single_pass_local_backward": 0.78,
         "splash_mha_fwd": 0.32, "splash_mha_dkv": 0.49, "splash_mha_dq": 0.50,
         "splash_mha_fwd, masked": 0.16, "splash_mha_dkv, masked": 0.38, "splash_mha_dq, masked": 0.31,
         "tiled_forward": 0.31, "tiled_backward": 0.42,
     },
     "v5p": {
-        "single_pass_forward": 0.41, "single_pass_backward": 0.48,
-        "single_pass_forward, masked": 0.26, "single_pass_backward, masked": 0.15,
+        "single_pass_global_forward": 0.80, "single_pass_global_backward": 0.90,
+        "single_pass_local_forward": 0.67, "single_pass_local_backward": 0.37,
         "splash_mha_fwd": 0.31, "splash_mha_dkv": 0.24, "splash_mha_dq": 0.25,
         "splash_mha_fwd, masked": 0.13, "splash_mha_dkv, masked": 0.16, "splash_mha_dq, masked": 0.14,
         "tiled_forward": 0.15, "tiled_backward": 0.20,
     },
     "v6e": {
-        "single_pass_forward": 0.15, "single_pass_backward": 0.19,
-        "single_pass_forward, masked": 0.07, "single_pass_backward, masked": 0.09,
+        "single_pass_global_forward": 0.34, "single_pass_global_backward": 0.39,
+        "single_pass_local_forward": 0.30, "single_pass_local_backward": 0.23,
         "splash_mha_fwd": 0.12, "splash_mha_dkv": 0.20, "splash_mha_dq": 0.19,
         "splash_mha_fwd, masked": 0.05, "splash_mha_dkv, masked": 0.11, "splash_mha_dq, masked": 0.09,
         "tiled_forward": 0.10, "tiled_backward": 0.15,

@@ -21,7 +21,7 @@ def format_plan(plan: Plan) -> str:
         )
         if plan.cost is not None:
             facts["cost"] = f"{_number(plan.cost)} at the given price"
-    blocks = [format_pairs(facts), _updates(plan), _memory(plan)]
+    blocks = [format_pairs(facts), _updates(plan), _times(plan), _memory(plan)]
     for update in plan.updates:
         if update.times:
             blocks.append(_transfers(plan, update))
@@ -45,17 +45,24 @@ def _milliseconds(seconds: float) -> str:
 
 
 def _updates(plan: Plan) -> str:
-    header = ("phase", "rows", "tokens", "parts", "remat", "an update, ms", "fusions", "kernels", "other", "waiting")
+    header = ("phase", "rows", "tokens", "parts", "remat", "an update, ms", "tokens/s", "MFU")
     rows = []
-    for update in plan.updates:
-        cells = (str(update.phase), f"{update.rows:,}", f"{update.length:,}", str(update.accumulation), update.remat)
-        if (times := update.times) and update.tokens_per_second and update.mfu:
-            parts = (times.seconds, times.fusions, times.kernels, times.other, times.waiting)
-            speed = format_count(update.tokens_per_second), f"{update.mfu:.0%}"
-            rows.append((*cells, *map(_milliseconds, parts), *speed))
-        else:
-            rows.append((*cells, "does not fit", *[""] * 6))
-    return format_table((*header, "tokens/s", "MFU"), rows, right=(0, 1, 2, 3, *range(5, 12)))
+    for x in plan.updates:
+        speed = ("does not fit", "", "")
+        if x.seconds and x.tokens_per_second and x.mfu:
+            speed = (_milliseconds(x.seconds), format_count(x.tokens_per_second), f"{x.mfu:.0%}")
+        rows.append((str(x.phase), f"{x.rows:,}", f"{x.length:,}", str(x.accumulation), x.remat, *speed))
+    return format_table(header, rows, right=(0, 1, 2, 3, 5, 6, 7))
+
+
+def _times(plan: Plan) -> str:
+    rows = [
+        (f"phase {x.phase}", *map(_milliseconds, (x.times.fusions, x.times.kernels, x.times.other, x.times.waiting)))
+        for x in plan.updates
+        if x.times
+    ]
+    header = ("ms of an update", "fusions", "kernels", "other", "waiting for transfers")
+    return format_table(header, rows, right=(1, 2, 3, 4)) if rows else ""
 
 
 def _memory(plan: Plan) -> str:

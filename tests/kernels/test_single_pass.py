@@ -78,17 +78,24 @@ def test_invisible_tokens(window: int) -> None:
     compare(results, expected, 1e-5)
 
 
-@pytest.mark.parametrize("heads", [1, 3, 14])
-def test_blocks_of_heads(heads: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many as divide their number, and as fit."""
-    monkeypatch.setattr("jaxencoder.kernels.single_pass._HEADS_BYTES", 2 << 20)
-    ids, rng = documents(200), np.random.default_rng(0)
-    q, k, v = (jnp.asarray(rng.standard_normal((2, 200, heads, 8)), jnp.float32) for _ in range(3))
-    results, expected = (
-        differentiated(lambda *x, f=f: f(AttentionInputs(*x, None, ids, ids), AttentionOptions(16)), q, q, k, v)
-        for f in (partial(single_pass, interpret=True), dense)
-    )
-    compare(results, expected, 1e-5)
+@pytest.mark.parametrize("window", [0, 16])
+@pytest.mark.parametrize(("N", "H"), [(4, 64), (3, 64), (6, 32), (2, 128), (1, 256), (5, 24), (14, 8)])
+def test_groups_of_heads(N: int, H: int, window: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Heads that fill registers, and heads that do not, in one block and in several."""
+    ids, rng, options = documents(200), np.random.default_rng(0), AttentionOptions(window)
+    q, k, v = (jnp.asarray(rng.standard_normal((2, 200, N, H)) * H**-0.25, jnp.float32) for _ in range(3))
+    angles = rotary_table(jnp.arange(400).reshape(2, 200), H, 100.0)
+
+    def rotated(q, k, v):
+        return dense(AttentionInputs(rotate(q, angles), rotate(k, angles), v, None, ids, ids), options)
+
+    def within(*x):
+        return single_pass(AttentionInputs(*x, None, ids, ids, rotary=angles), options, interpret=True)
+
+    expected = differentiated(rotated, q, q, k, v)
+    compare(differentiated(within, q, q, k, v), expected, 1e-5)
+    monkeypatch.setattr("jaxencoder.kernels.single_pass_grid._HEADS_BYTES", 1)  # one group in a block
+    compare(differentiated(within, q, q, k, v), expected, 1e-5)
 
 
 @pytest.mark.parametrize("window", [0, 8])

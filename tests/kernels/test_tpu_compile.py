@@ -73,7 +73,8 @@ def test_splash(chip: SingleDeviceSharding, T: int, H: int, dtype: str, window: 
 def test_single_pass(chip: SingleDeviceSharding, T: int, H: int, dtype: str, window: int) -> None:
     text = program(single_pass, chip, T, H, dtype, terms=False, window=window)
     assert text.count('custom_call_target="tpu_custom_call"') == 2
-    assert "single_pass_forward" in text and "single_pass_backward" in text
+    name = f"single_pass_{'local' if window else 'global'}"
+    assert f"{name}_forward" in text and f"{name}_backward" in text
 
 
 @pytest.mark.parametrize(

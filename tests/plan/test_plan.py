@@ -179,8 +179,12 @@ def test_the_real_compiler(tmp_path, capsys):
     assert phase["hours"] == pytest.approx(phase["tokens"] / update["tokens_per_second"] / HOUR)
 
 
-def test_text_of_transfers(two_phases, compiled, monkeypatch):
+def test_text_in_a_narrow_terminal(two_phases, compiled, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
     traffic = {"x": Traffic("all-gather", ("data", "fsdp"), 3, 2 << 20, 0.25)}
     monkeypatch.setattr(module, "_times", lambda *given: Times(fusions=1.0, waiting=0.125, traffic=traffic))
     text = format_plan(plan(two_phases, "v5e:2x4", ["--compute.remat", "full"]))
-    assert "all-gather data, fsdp 3 2.0 MiB 250.0" in " ".join(text.split()) and "1125.0" in text
+    assert max(map(len, text.split("Note:")[0].splitlines())) <= 80
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    assert "all-gather data, fsdp 3 2.0 MiB 250.0" in lines and "phase 1 1000.0 0.0 0.0 125.0" in lines
+    assert any(line.startswith("1 64 128 1 full 1125.0 7.3K ") for line in lines)
