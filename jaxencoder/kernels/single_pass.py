@@ -30,9 +30,8 @@ from jaxencoder.kernels.tiles import pad_segments
 
 _LONGEST_ROW = 1024  # keys of a tile in a layer without a window
 _WIDEST = 256  # window
-_FLOOR = (
-    -1e20
-)  # the lowest maximum, above the scores of masked keys: exponentials of these are 0 even if all are masked
+# The lowest maximum, above the scores of masked keys: their exponentials are 0 even if all keys are masked.
+_FLOOR = -1e20
 
 
 def fits(T: int, window: int) -> bool:

@@ -4,6 +4,7 @@ Heads are side by side: arrays are [B, T, N H]. A register has 128 columns, so t
 """
 
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,15 +26,29 @@ def block_of(T, window):
     return tile_length(T, max(_LOCAL_QUERIES, -(-window // LANES) * LANES) if window else _QUERIES)
 
 
-class Heads:
+class Heads(NamedTuple):
     """N heads of size H as groups that fill registers; heads and columns are added where these do not come out even."""
 
-    def __init__(self, N, H):
-        self.number, self.size = N, H
-        self.padded_size = next(n for n in (8, 16, 32, 64, -(-H // LANES) * LANES) if n >= H)
-        self.of_group = max(LANES // self.padded_size, 1)
-        self.groups = -(-N // self.of_group)
-        self.columns = self.padded_size * self.of_group  # of a group
+    number: int
+    size: int
+
+    @property
+    def padded_size(self):
+        return next(n for n in (8, 16, 32, 64, -(-self.size // LANES) * LANES) if n >= self.size)
+
+    @property
+    def of_group(self):
+        """Heads of a group."""
+        return max(LANES // self.padded_size, 1)
+
+    @property
+    def groups(self):
+        return -(-self.number // self.of_group)
+
+    @property
+    def columns(self):
+        """Of a group."""
+        return self.padded_size * self.of_group
 
     def side_by_side(self, x, pad):
         """[B, T, N, H] -> [B, T', columns of all groups]"""
@@ -57,12 +72,6 @@ class Heads:
         half, one = self.size // 2, np.zeros((self.padded_size,) * 2, np.float32)
         one[:half, half : self.size], one[half : self.size, :half] = np.eye(half), -np.eye(half)
         return jnp.asarray(np.kron(np.eye(self.of_group, dtype=np.float32), one), dtype)
-
-    def __eq__(self, other):
-        return (self.number, self.size) == (other.number, other.size)
-
-    def __hash__(self):
-        return hash((self.number, self.size))
 
 
 class Grid:

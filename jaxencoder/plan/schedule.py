@@ -155,9 +155,13 @@ class Schedule:
         names = [name for name in self._kernels if name in instruction.name or name in instruction.rest]
         return Times(kernels=self._kernels[max(names, key=len)] if names else 0.0)
 
+    def _group(self, collective: Collective) -> tuple[int, ...]:
+        """The largest group: in a permutation some devices may keep what they have."""
+        return max(collective.groups, key=len, default=tuple(range(len(self._devices))))
+
     def _axes(self, collective: Collective) -> tuple[str, ...]:
         """The axes of the mesh along which the members of a group differ."""
-        group = list(collective.groups[0]) if collective.groups else list(range(len(self._devices)))
+        group = list(self._group(collective))
         shape, names = self._mesh.devices.shape, self._mesh.axis_names
         places = np.transpose(np.unravel_index(group, shape)).tolist()
         return tuple(
@@ -169,7 +173,7 @@ class Schedule:
 
         As in "How to Scale Your Model" (Austin et al. 2025), chapters 3 and 5.
         """
-        group = collective.groups[0] if collective.groups else tuple(range(len(self._devices)))
+        group = self._group(collective)
         size = len(group)
         if size < 2:
             return 0.0

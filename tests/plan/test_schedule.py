@@ -96,6 +96,7 @@ def test_transfers_share_the_links():
         ("all-reduce(%p), channel_id=1, replica_groups={{0,1,2,3}}, to_apply=%c", ("data", "fsdp"), 6),  # a ring
         ("all-reduce(%p), channel_id=1, replica_groups={{0},{1},{2},{3}}, to_apply=%c", (), 0),
         ("collective-permute(%p), channel_id=1, source_target_pairs={{0,1},{1,0},{2,3},{3,2}}", ("fsdp",), 8),
+        ("collective-permute(%p), channel_id=1, source_target_pairs={{0,0},{1,3},{3,1}}", ("data",), 8),
     ],
 )
 def test_axes_and_paths(instruction, axes, seconds):
