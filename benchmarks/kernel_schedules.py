@@ -57,7 +57,8 @@ def compile_case(topology: str, case: str) -> None:
 
     def loss(q, k, v, relative, ids, rotary):
         inputs = AttentionInputs(q, k, v, relative, ids, ids, rotary=rotary)
-        return attend(inputs, AttentionOptions(window)).astype(jnp.float32).sum()
+        options = AttentionOptions(window, scale=H**-0.5 if attend is single_pass else 0.0)
+        return attend(inputs, options).astype(jnp.float32).sum()
 
     table, x = shape(2 * T - 1, HEADS, H), shape(1, T, HEADS, H)
     bias, angles = shape(2 * T - 1, HEADS, dtype="float32"), shape(1, T, 1, H // 2, dtype="float32")

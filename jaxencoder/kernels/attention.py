@@ -5,6 +5,7 @@ Every backend computes softmax(q k^T / sqrt(H) + mask) v, where a query sees the
 of the softmax is empty.
 """
 
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -81,11 +82,14 @@ def attention(
         tiled_fits=tiled_fits,
         triton_runs=runs(),
     )
-    if rotary is not None and name != "single_pass":
-        q, k, rotary = rotate(q, rotary), rotate(k, rotary), None
+    if name == "single_pass":
+        options = replace(options, scale=scale)
+    else:
+        q, k, rotary = (q, k, None) if rotary is None else (rotate(q, rotary), rotate(k, rotary), None)
+        q *= scale
     if not isinstance(segments, Segments):
         segments = Segments(segments, segments)
-    inputs = AttentionInputs(q * scale, k, v, relative, *segments, rotary=rotary)
+    inputs = AttentionInputs(q, k, v, relative, *segments, rotary=rotary)
     # A kernel that is requested on another kind of device is interpreted.
     interpreted = {"interpret": platform() != KERNELS[name]} if name in KERNELS else {}
     attend = partial(_BACKENDS[name], options=options, **interpreted)

@@ -32,7 +32,7 @@ class AttentionInputs(NamedTuple):
     Segments are documents: a query sees the keys with its own number. Padding has 0; segment -1 is seen by no one.
     """
 
-    q: jax.Array  # [B, T, N, H] float32 or bfloat16, already scaled
+    q: jax.Array  # [B, T, N, H] float32 or bfloat16, already scaled, but for `single_pass`
     k: jax.Array  # [B, S, N, H] in the dtype of q, as v
     v: jax.Array
     relative: RelativeTerms | None  # terms of the scores by distance, tables of T + S - 1 rows, already scaled
@@ -40,7 +40,7 @@ class AttentionInputs(NamedTuple):
     k_segments: jax.Array  # [B, S] int32
     offset: int | jax.Array = 0  # index of the key at the first query's position; a number in a layer with a window
     seed: jax.Array | None = None  # uint32 [4] for dropout, from `random_seed`
-    rotary: Table | None = None  # angles by which `single_pass` rotates q and k; for other backends they are rotated
+    rotary: Table | None = None  # angles by which `single_pass` rotates q and k; for others they are rotated already
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,8 @@ class AttentionOptions:
     causal: bool = False
     """A query sees no keys after it."""
     scale: float = 0.0
-    """Factor of the products of queries and keys, applied by `attention`; 0 for 1 / sqrt(H)."""
+    """Factor of the products of queries and keys, applied by `attention`; 0 for 1 / sqrt(H). For `single_pass`, which
+    applies it itself, 0 is for queries that are scaled already."""
 
 
 PLAIN = AttentionOptions()

@@ -10,8 +10,8 @@ Inside this file heads are side by side, as projections leave them: q, k and v [
 columns: two heads of 64 are one group. Its product with queries in which the other head is zero has the scores of one
 head alone. Thus arrays in memory have no padding, and are not transposed.
 
-Rotary positions are applied to the parts of queries and keys that a tile reads, and to their gradients in the other
-direction: rotated arrays are nowhere stored.
+The scale and rotary positions are applied to the parts of queries and keys that a tile reads, and to their gradients
+in the other direction: no array of them is stored.
 
 With a window, a tile of queries reads the block of keys at its own place and parts of the two beside it. Gradients of
 keys are complete one block later: the kernel carries them from tile to tile.
@@ -60,7 +60,8 @@ def single_pass(inputs: AttentionInputs, options: AttentionOptions = PLAIN, *, i
     segments = segments[0][:, None], segments[1][..., None]
     tables = rotary and (*(heads.table(x, pad) for x in rotary), heads.swap(q.dtype))
     q, k, v = (heads.side_by_side(x, pad) for x in (q, k, v))
-    out: jax.Array = _attend(q, k, v, segments, tables, (heads, options.window, options.causal), interpret)
+    layer = heads, options.window, options.causal, options.scale or 1.0
+    out: jax.Array = _attend(q, k, v, segments, tables, layer, interpret)
     return heads.apart(out, T)
 
 
@@ -185,13 +186,14 @@ def _dot(x, y, i, j):
 
 
 class _Rotation:
-    """Rotary positions of a tile, whose cosines and sines all heads share; the identity without `tables`."""
+    """The scale and rotary positions of a tile, whose cosines and sines all heads share; none without `tables`."""
 
     def __init__(self, grid, tables, i):
         self._grid, self._tables, self._i = grid, tables, i
 
     def queries(self, x, sign=1):
-        return self._turned(x, lambda parts: self._grid.at_queries(parts, self._i), sign)
+        """Queries, or with sign -1 their gradients, which are scaled too."""
+        return self._turned(x, lambda parts: self._grid.at_queries(parts, self._i), sign, self._grid.scale)
 
     def queries_back(self, x):
         return self.queries(x, -1)
@@ -203,11 +205,12 @@ class _Rotation:
         """For gradients that are complete: those of the block before the tile's place, or of the whole row."""
         return self._turned(x, lambda parts: parts[0][...], -1)
 
-    def _turned(self, x, part, sign):
+    def _turned(self, x, part, sign, scale=1.0):
         if self._tables is None:
-            return x
+            return x if scale == 1 else (x.astype(jnp.float32) * scale).astype(x.dtype)
         cos, sin, swap = self._tables
         # For float32 too the product is exact: it has one factor of 1.
         precision = jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
         swapped = jnp.dot(x, swap[...], precision=precision, preferred_element_type=jnp.float32)
-        return (x.astype(jnp.float32) * part(cos) + sign * swapped * part(sin)).astype(x.dtype)
+        turned = x.astype(jnp.float32) * part(cos) + sign * swapped * part(sin)
+        return (turned * scale).astype(x.dtype)

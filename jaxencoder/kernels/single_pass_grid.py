@@ -77,9 +77,9 @@ class Heads(NamedTuple):
 class Grid:
     """The tiles, and the part of each array that a tile uses."""
 
-    def __init__(self, q, heads, window, causal):
+    def __init__(self, q, heads, window, causal, scale):
         (B, T, _), itemsize = q.shape, q.dtype.itemsize
-        self.heads, self.window, self.causal, self.is_local = heads, window, causal, bool(window)
+        self.heads, self.window, self.causal, self.is_local, self.scale = heads, window, causal, bool(window), scale
         self.block = b = block_of(T, window)
         self.tiles, self.reach = T // b, -(-window // 16) * 16  # registers of 16 rows in bfloat16
         self.keys_of_tile = b + 2 * self.reach if window else T

@@ -1,5 +1,6 @@
 """Single-pass attention, interpreted: equal to dense attention in values and gradients, wherever tiles end."""
 
+from dataclasses import replace
 from functools import partial
 
 import jax.numpy as jnp
@@ -41,7 +42,7 @@ def test_equals_dense(T: int, window: int, causal: bool, dtype: str, tolerance: 
     ("T", "window", "causal"), [(300, 64, False), (300, 64, True), (600, 0, False), (700, 50, False)]
 )
 def test_rotary_positions(T: int, window: int, causal: bool, dtype: str) -> None:
-    """Those of documents, which begin anew within a row."""
+    """Those of documents, which begin anew within a row; and the scale of the scores."""
     arrays, ids, options = drawn(T, T, 24, (), dtype)[:3], documents(T), AttentionOptions(window, causal=causal)
     positions = jnp.arange(2 * T).reshape(2, T) % 111
     angles = rotary_table(positions, 24, 100.0)
@@ -50,8 +51,9 @@ def test_rotary_positions(T: int, window: int, causal: bool, dtype: str) -> None
     def rotated(q, k, v):
         return dense(AttentionInputs(rotate(q, angles), rotate(k, angles), v, None, ids, ids), options)
 
-    def within(*x):
-        return single_pass(AttentionInputs(*x, None, ids, ids, rotary=angles), options, interpret=True)
+    def within(q, k, v):
+        inputs = AttentionInputs(4 * q, k, v, None, ids, ids, rotary=angles)
+        return single_pass(inputs, replace(options, scale=0.25), interpret=True)
 
     results, expected = (differentiated(f, cotangent, *arrays) for f in (within, rotated))
     compare(results, expected, 1e-5 if dtype == "float32" else 2e-2)
@@ -98,10 +100,11 @@ def test_groups_of_heads(N: int, H: int, window: int, monkeypatch: pytest.Monkey
     compare(differentiated(within, q, q, k, v), expected, 1e-5)
 
 
+@pytest.mark.parametrize("is_rotary", [False, True])
 @pytest.mark.parametrize("window", [0, 8])
-def test_attention_calls_it(window: int) -> None:
+def test_attention_calls_it(window: int, is_rotary: bool) -> None:
     q, k, v, _ = drawn(40, 40, 8, ())
-    angles = rotary_table(jnp.arange(80).reshape(2, 40), 8, 100.0)
+    angles = rotary_table(jnp.arange(80).reshape(2, 40), 8, 100.0) if is_rotary else None
     one, other = (
         attention(q, k, v, documents(40), options=AttentionOptions(window, backend=name), rotary=angles)
         for name in ("single_pass", "dense")
