@@ -70,26 +70,19 @@ def attention(
     scale = options.scale * products**-0.5 if options.scale else (q.shape[-1] * products) ** -0.5
     if relative and relative.queries is not None:
         relative = relative._replace(queries=relative.queries * scale)  # q brings the scale into the other products
-    shards = length_shards()  # devices along the length of a row
-    has_terms, has_tiles = relative is not None, options.backend in ("auto", "tiled")
-    tiled_fits = has_tiles and fits(-(-T // shards), T, q.shape[-1], q.dtype)
-    name = choose_backend(
-        options,
-        T,
-        relative=has_terms,
-        hidden_keys=isinstance(segments, Segments),
-        length_shards=shards,
-        tiled_fits=tiled_fits,
-        triton_runs=runs(),
-    )
-    if name == "single_pass":
+    shards = length_shards()
+    tiled_fits = options.backend in ("auto", "tiled") and fits(-(-T // shards), T, q.shape[-1], q.dtype)
+    hides_keys = isinstance(segments, Segments)
+    layer = {"relative": relative is not None, "hidden_keys": hides_keys, "length_shards": shards}
+    name = choose_backend(options, T, **layer, tiled_fits=tiled_fits, triton_runs=runs())
+    if name == "single_pass":  # which scales and rotates what it reads
         options = replace(options, scale=scale)
-    else:
-        q, k, rotary = (q, k, None) if rotary is None else (rotate(q, rotary), rotate(k, rotary), None)
+    elif rotary is None:
         q *= scale
-    if not isinstance(segments, Segments):
-        segments = Segments(segments, segments)
-    inputs = AttentionInputs(q, k, v, relative, *segments, rotary=rotary)
+    else:
+        q, k, rotary = rotate(q, rotary) * scale, rotate(k, rotary), None
+    both = segments if hides_keys else (segments, segments)
+    inputs = AttentionInputs(q, k, v, relative, *both, rotary=rotary)
     # A kernel that is requested on another kind of device is interpreted.
     interpreted = {"interpret": platform() != KERNELS[name]} if name in KERNELS else {}
     attend = partial(_BACKENDS[name], options=options, **interpreted)

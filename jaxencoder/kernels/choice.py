@@ -7,7 +7,7 @@ from typing import get_args
 from jaxencoder.kernels.banded import band_size
 from jaxencoder.kernels.inputs import AttentionOptions, Backend, Name
 from jaxencoder.kernels.platform import platform
-from jaxencoder.kernels.single_pass import fits
+from jaxencoder.kernels.single_pass import unfit
 
 log = logging.getLogger(__name__)
 
@@ -55,8 +55,8 @@ def choose_backend(
             return "causal attention"
         if name in ("single_pass", "triton") and length_shards > 1:
             return f"rows that {length_shards} devices share"
-        if name == "single_pass" and not fits(T, window):
-            return f"windows of {window}" if window else f"rows {length}"
+        if name == "single_pass" and (reason := unfit(T, window)):
+            return reason
         if name == "splash" and options.causal and not window and length_shards > 1:
             return f"causal attention over rows that {length_shards} devices share"  # its masks are static
         if name == "triton" and hidden_keys:

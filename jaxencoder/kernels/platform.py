@@ -43,6 +43,15 @@ def before_ampere() -> bool:
     return _compute_capability(jax.local_devices()[0].device_kind if device is None else device.device_kind) < 8
 
 
+def before_tpu_v5() -> bool:
+    """Whether the devices are TPUs of version 4 or older, with 16 MiB of fast memory or less for a kernel."""
+    if platform() != "tpu":
+        return False
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    kind = jax.local_devices()[0].device_kind if device is None else device.device_kind
+    return kind.startswith(("TPU v2", "TPU v3", "TPU v4"))
+
+
 @cache
 def _compute_capability(kind: str) -> float:
     """Infinity for GPUs of other makers; for GPUs that are not attached, guessed from the names used until Ampere."""

@@ -25,6 +25,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.experimental import pallas as pl
 
 from jaxencoder.kernels.inputs import ATTENDED, PLAIN, AttentionInputs, AttentionOptions
+from jaxencoder.kernels.platform import before_tpu_v5
 from jaxencoder.kernels.single_pass_grid import Grid, Heads, block_of
 from jaxencoder.kernels.tiles import pad_segments
 
@@ -34,21 +35,25 @@ _WIDEST = 256  # window
 _FLOOR = -1e20
 
 
-def fits(T: int, window: int) -> bool:
-    """Whether rows of T tokens and a window have tiles with all keys."""
-    return window <= _WIDEST if window else T <= _LONGEST_ROW
+def unfit(T: int, window: int) -> str:
+    """What has no tiles with all keys: these chips, the window or rows of T tokens; empty if nothing."""
+    if before_tpu_v5():
+        return "these chips: it needs TPU v5 or newer"
+    if window:
+        return f"windows of {window}" if window > _WIDEST else ""
+    return f"rows of {T} tokens" if T > _LONGEST_ROW else ""
 
 
 def single_pass(inputs: AttentionInputs, options: AttentionOptions = PLAIN, *, interpret: bool = False) -> jax.Array:
     """Attention without terms by distance or dropout, of as many keys as queries; 0 for a query that sees nothing.
 
     Raises:
-        ValueError: queries at another place than the keys, or rows that do not fit (see `fits`).
+        ValueError: queries at another place than the keys, or rows without tiles (see `unfit`).
     """
     q, k, v, _, q_segments, k_segments, offset, _, rotary = inputs
     T, S = q.shape[1], k.shape[1]
     is_elsewhere = (options.window or options.causal) and not (isinstance(offset, int) and offset == 0)
-    if T != S or is_elsewhere or not fits(T, options.window):
+    if T != S or is_elsewhere or unfit(T, options.window):
         raise ValueError(
             f"Single-pass attention has no tiles for {T} queries from key {offset} on, {S} keys and window "
             f"{options.window}; use splash."

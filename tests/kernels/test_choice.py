@@ -86,6 +86,15 @@ def test_a_requested_kernel_must_support_the_layer(backend, layer, missing):
         choose_backend(backend, 512, 0, **layer)
 
 
+@pytest.mark.parametrize("window", [0, 64])
+def test_older_tpus(window, monkeypatch):
+    on("tpu", monkeypatch)
+    monkeypatch.setattr("jaxencoder.kernels.single_pass.before_tpu_v5", lambda: True)
+    assert choose_backend("auto", 512, window) == "splash"
+    with pytest.raises(ValueError, match="'single_pass' does not support these chips: it needs TPU v5 or newer"):
+        choose_backend("single_pass", 512, window)
+
+
 @pytest.mark.parametrize(("T", "window", "missing"), [(2048, 0, "rows of 2048 tokens"), (2048, 300, "windows of 300")])
 def test_single_pass_must_fit(T, window, missing):
     with pytest.raises(ValueError, match=f"backend 'single_pass' does not support {missing}"):

@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import AbstractDevice, AbstractMesh
 
 from jaxencoder.kernels import platform as module
-from jaxencoder.kernels.platform import any_platform, before_ampere, platform
+from jaxencoder.kernels.platform import any_platform, before_ampere, before_tpu_v5, platform
 from jaxencoder.sharding import MeshConfig, make_mesh
 
 
@@ -45,6 +45,16 @@ def test_gpus_before_ampere_by_capability_if_attached(kind, capability, old, mon
     module._compute_capability.cache_clear()
     assert before_ampere() == old
     module._compute_capability.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("kind", "platform", "old"),
+    [("TPU v4", "tpu", True), ("TPU v5 lite", "tpu", False), ("TPU v5", "tpu", False), ("cpu", "cpu", False)],
+)
+def test_older_tpus(kind: str, platform: str, old: bool) -> None:
+    mesh = AbstractMesh((), (), abstract_device=AbstractDevice(kind, None, platform))
+    with jax.sharding.use_abstract_mesh(mesh):
+        assert before_tpu_v5() == old
 
 
 def test_a_program_for_any_platform() -> None:

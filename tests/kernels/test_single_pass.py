@@ -11,7 +11,7 @@ from jaxencoder.kernels.attention import attention
 from jaxencoder.kernels.dense import dense
 from jaxencoder.kernels.inputs import AttentionInputs, AttentionOptions
 from jaxencoder.kernels.rotary import rotate
-from jaxencoder.kernels.single_pass import fits, single_pass
+from jaxencoder.kernels.single_pass import single_pass, unfit
 from jaxencoder.model.positions import rotary_table
 from tests.kernels.test_tiled import compare, differentiated, documents, drawn
 
@@ -120,5 +120,6 @@ def test_what_has_no_tiles_is_refused(S: int, offset: int, window: int) -> None:
         single_pass(inputs, AttentionOptions(window=window), interpret=True)
 
 
-def test_fits() -> None:
-    assert fits(1024, 0) and not fits(1025, 0) and fits(1 << 20, 256) and not fits(512, 257)
+def test_what_has_no_tiles() -> None:
+    assert unfit(1024, 0) == unfit(1 << 20, 256) == ""
+    assert unfit(1025, 0) == "rows of 1025 tokens" and unfit(512, 257) == "windows of 257"
