@@ -11,7 +11,7 @@ from jaxencoder.plan import plan as module
 from jaxencoder.plan.devices import TPUS, Topology, describe_topology
 from jaxencoder.plan.plan import meshes, plan
 from jaxencoder.plan.schedule import Times, Traffic
-from jaxencoder.plan.text import format_plan
+from jaxencoder.plan.text import _hours, format_plan
 from jaxencoder.plan.update import CompiledUpdate, DoesNotFit, _needed
 
 MODEL = "num_layers=4, hidden_size=256, mlp_size=512, num_heads=4, max_length=512, vocab_size=1000"
@@ -177,6 +177,13 @@ def test_the_real_compiler(tmp_path, capsys):
     memory = update["memory"]
     assert memory["parameters"] + memory["optimizer"] < memory["peak"] < 2**30
     assert phase["hours"] == pytest.approx(phase["tokens"] / update["tokens_per_second"] / HOUR)
+
+
+@pytest.mark.parametrize(
+    ("hours", "text"), [(72, "3.0 days"), (47.9, "47.9 hours"), (0.5, "30 minutes"), (0.005, "18 seconds")]
+)
+def test_durations(hours, text):
+    assert _hours(hours) == text
 
 
 def test_text_in_a_narrow_terminal(two_phases, compiled, monkeypatch):
