@@ -31,8 +31,8 @@ from jax.experimental import topologies
 
 from jaxencoder.config import RunConfig
 from jaxencoder.config_io import load
-from jaxencoder.plan.devices import GIB, TPUS, describe_topology
-from jaxencoder.plan.update import DoesNotFit, compile_update
+from jaxencoder.describe.plan.devices import GIB, TPUS, describe_topology
+from jaxencoder.describe.plan.update import DoesNotFit, compile_update
 from jaxencoder.sharding import make_mesh
 
 

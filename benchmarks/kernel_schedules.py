@@ -41,12 +41,12 @@ def compile_case(topology: str, case: str) -> None:
     from jax.experimental import topologies
     from jax.sharding import SingleDeviceSharding
 
+    from jaxencoder.describe.plan.kernels import kernel_calls
     from jaxencoder.kernels.inputs import AttentionInputs, AttentionOptions
     from jaxencoder.kernels.relative import RelativeTerms
     from jaxencoder.kernels.single_pass import single_pass
     from jaxencoder.kernels.splash import splash
     from jaxencoder.kernels.tiled import tiled
-    from jaxencoder.plan.kernels import kernel_calls
 
     backend, T, window, H, extra = CASES[case]
     attend = {"single_pass": single_pass, "splash": splash, "tiled": tiled}[backend]
@@ -120,7 +120,7 @@ def main() -> None:
         compile_case(*args.compile)
         return
     sys.path.insert(0, str(ROOT))
-    from jaxencoder.plan.devices import TPUS
+    from jaxencoder.describe.plan.devices import TPUS
 
     print("| device | attention | kernel | cycles | FLOPs a cycle | share of the peak |")
     print("|---|---|---|---:|---:|---:|", flush=True)

@@ -59,7 +59,6 @@ ORDER = [
     "mining",
     "bulk",
     "describe",
-    "plan",
     "export",
     "api",
     "serving.config",

@@ -132,8 +132,8 @@ class Plan(RecipeVerb):
 
     def run(self) -> None:
         from jaxencoder.describe.format import as_json
-        from jaxencoder.plan.plan import plan
-        from jaxencoder.plan.text import format_plan
+        from jaxencoder.describe.plan.plan import plan
+        from jaxencoder.describe.plan.text import format_plan
 
         result = plan(self.recipe, self.topology, self.settings, price=self.price, search=self.search)
         print(as_json(result) if self.json else format_plan(result))

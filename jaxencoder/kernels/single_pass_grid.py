@@ -47,7 +47,7 @@ class Heads(NamedTuple):
 
     @property
     def columns(self):
-        """Of a group."""
+        """Columns of a group."""
         return self.padded_size * self.of_group
 
     def side_by_side(self, x, pad):

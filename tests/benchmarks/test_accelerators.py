@@ -6,7 +6,7 @@ import types
 import pytest
 
 from benchmarks import accelerators as bench
-from jaxencoder.plan.update import CompiledUpdate, DoesNotFit
+from jaxencoder.describe.plan.update import CompiledUpdate, DoesNotFit
 
 CALL = '  %{} = (bf16[2,64]{{1,0}}, f32[2]) custom-call(%a, %b), custom_call_target="{}", metadata={{}}\n'
 

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import pytest
 from jax.experimental import pallas as pl
 
+from jaxencoder.describe.plan.devices import TPUS, Topology
+from jaxencoder.describe.plan.kernels import kernel_calls, kernel_seconds
 from jaxencoder.kernels.inputs import AttentionInputs, AttentionOptions
 from jaxencoder.kernels.splash import splash
-from jaxencoder.plan.devices import TPUS, Topology
-from jaxencoder.plan.kernels import kernel_calls, kernel_seconds
 
 V5E = Topology("v5e:2x2", TPUS["v5e"], ())
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from jax.extend import core
 
-from jaxencoder.plan.devices import Topology
+from jaxencoder.describe.plan.devices import Topology
 from jaxencoder.training.program import product_flops, repetitions
 
 

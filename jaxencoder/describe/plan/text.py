@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from jaxencoder.describe.format import format_count, format_memory, format_mesh, format_pairs, format_table, join_blocks
-from jaxencoder.plan.plan import Plan, UpdatePlan
+from jaxencoder.describe.plan.plan import Plan, UpdatePlan
 
 
 def format_plan(plan: Plan) -> str:

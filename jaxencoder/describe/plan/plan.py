@@ -15,12 +15,12 @@ from jaxencoder.config import MeshConfig, RunConfig
 from jaxencoder.describe.description import describe_model
 from jaxencoder.describe.format import format_memory
 from jaxencoder.describe.inspect import MemoryUse, state_memory
+from jaxencoder.describe.plan.devices import Topology, describe_topology
+from jaxencoder.describe.plan.hlo import parse
+from jaxencoder.describe.plan.kernels import kernel_seconds
+from jaxencoder.describe.plan.schedule import Schedule, Times
+from jaxencoder.describe.plan.update import CompiledUpdate, DoesNotFit, compile_update
 from jaxencoder.describe.shapes import build_objective
-from jaxencoder.plan.devices import Topology, describe_topology
-from jaxencoder.plan.hlo import parse
-from jaxencoder.plan.kernels import kernel_seconds
-from jaxencoder.plan.schedule import Schedule, Times
-from jaxencoder.plan.update import CompiledUpdate, DoesNotFit, compile_update
 from jaxencoder.sharding import make_mesh
 
 REMAT = ("none", "dots", "full")  # from the fastest to the one that needs the least memory

@@ -7,12 +7,12 @@ import pytest
 
 from jaxencoder.cli.main import main
 from jaxencoder.config_io import load
-from jaxencoder.plan import plan as module
-from jaxencoder.plan.devices import TPUS, Topology, describe_topology
-from jaxencoder.plan.plan import meshes, plan
-from jaxencoder.plan.schedule import Times, Traffic
-from jaxencoder.plan.text import _hours, format_plan
-from jaxencoder.plan.update import CompiledUpdate, DoesNotFit, _needed
+from jaxencoder.describe.plan import plan as module
+from jaxencoder.describe.plan.devices import TPUS, Topology, describe_topology
+from jaxencoder.describe.plan.plan import meshes, plan
+from jaxencoder.describe.plan.schedule import Times, Traffic
+from jaxencoder.describe.plan.text import _hours, format_plan
+from jaxencoder.describe.plan.update import CompiledUpdate, DoesNotFit, _needed
 
 MODEL = "num_layers=4, hidden_size=256, mlp_size=512, num_heads=4, max_length=512, vocab_size=1000"
 HOUR = 3600.0

@@ -2,7 +2,7 @@
 
 import pytest
 
-from jaxencoder.plan.hlo import bytes_of, groups, parse
+from jaxencoder.describe.plan.hlo import bytes_of, groups, parse
 
 TEXT = """HloModule jit_update, is_scheduled=true
 

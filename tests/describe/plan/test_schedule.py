@@ -5,9 +5,9 @@ import types
 import numpy as np
 import pytest
 
-from jaxencoder.plan.devices import Tpu
-from jaxencoder.plan.hlo import parse
-from jaxencoder.plan.schedule import Schedule, Times
+from jaxencoder.describe.plan.devices import Tpu
+from jaxencoder.describe.plan.hlo import parse
+from jaxencoder.describe.plan.schedule import Schedule, Times
 
 # A cycle, and a byte over memory or a link, take a second.
 CHIP = Tpu(peak=1.0, clock=1.0, memory=1, bandwidth=1.0, link=1.0, closes=4)

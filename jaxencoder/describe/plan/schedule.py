@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxencoder.plan.devices import Tpu
-from jaxencoder.plan.hlo import Collective, Instruction, Program, bytes_of
+from jaxencoder.describe.plan.devices import Tpu
+from jaxencoder.describe.plan.hlo import Collective, Instruction, Program, bytes_of
 
 # Calls that only name or place memory.
 _FREE = {"AllocateBuffer", "ConcatBitcast", "AssumeGatherIndicesInBound", "Sharding", "GatherScatterIndicesBitpacked"}
