@@ -124,12 +124,14 @@ def plan(
         search: try meshes, recomputation and accumulation, and plan with the fastest that fits.
 
     Raises:
-        ValueError: an unknown recipe or topology, batches that do not divide over the mesh, a price that is not above
-            0, or no compiler of TPUs.
+        ValueError: an unknown recipe or topology, a published model, batches that do not divide over the mesh, a price
+            that is not above 0, no choice of a search that fits, or no compiler of TPUs.
     """
     if price is not None and not price > 0:
         raise ValueError(f"price is {price}; give that of a chip for an hour, above 0")
     place, described = describe_topology(topology), describe_model(recipe, overrides, "plan")
+    if described.kind not in ("recipe", "run"):
+        raise ValueError(f"{recipe} is a published model; plan a recipe that starts from it, with --init-from {recipe}")
     config, notes = described.config, list(described.notes)
     if search:
         config, note = _searched(config, place)
@@ -262,6 +264,10 @@ def _searched(config: RunConfig, place: Topology) -> tuple[RunConfig, str]:
     number = _longest_phase(config)
     best, tried = None, 0
     candidates = [(mesh, remat) for mesh in meshes(config, len(place.devices)) for remat in REMAT]
+    if not candidates:
+        sizes = sorted({phase.training.batch_size for phase in config.phase_configs})
+        rows = ", ".join(map(str, sizes))
+        raise ValueError(f"batches of {rows} rows do not divide over the chips of {place.name}; change the batch")
     for mesh, remat in tqdm(candidates, "searching", leave=False, disable=None):
         for choice in _accumulations(config, number, mesh, remat):
             chosen = _with_choice(config, choice, number)
@@ -272,7 +278,9 @@ def _searched(config: RunConfig, place: Topology) -> tuple[RunConfig, str]:
                     best = update.times.seconds, chosen
                 break
     if best is None:
-        raise ValueError(f"no mesh, recomputation and accumulation of {tried} fits {place.name}; take a larger slice")
+        raise ValueError(
+            f"none of {tried} meshes, recomputations and accumulations fits {place.name}; take a larger slice"
+        )
     return best[
         1
     ], f"the fastest of {tried} compiled choices of mesh, recomputation and accumulation, for phase {number}"

@@ -13,6 +13,8 @@ from jaxencoder.describe.plan.plan import meshes, plan
 from jaxencoder.describe.plan.schedule import Times, Traffic
 from jaxencoder.describe.plan.text import _hours, format_plan
 from jaxencoder.describe.plan.update import CompiledUpdate, DoesNotFit, _needed
+from tests.describe.test_inspect import published_folder
+from tests.model.examples import BERT
 
 MODEL = "num_layers=4, hidden_size=256, mlp_size=512, num_heads=4, max_length=512, vocab_size=1000"
 HOUR = 3600.0
@@ -106,12 +108,18 @@ def test_search(two_phases, compiled):
 
 
 def test_a_search_that_finds_nothing(tmp_path, compiled):
-    with pytest.raises(ValueError, match="no mesh, recomputation and accumulation of 0 fits v5e:2x4"):
-        plan(
-            recipe(tmp_path, "training=TrainingConfig(batch_size=7), data=DataConfig(row_length=63)"),
-            "v5e:2x4",
-            search=True,
-        )
+    odd = recipe(tmp_path, "training=TrainingConfig(batch_size=7), data=DataConfig(row_length=63)")
+    with pytest.raises(ValueError, match="batches of 7 rows do not divide over the chips of v5e:2x4; change the batch"):
+        plan(odd, "v5e:2x4", search=True)
+    # Two meshes, three recomputations, and five accumulations, down to 9 rows at once on each chip.
+    large = recipe(tmp_path, "training=TrainingConfig(batch_size=8 * 16 * 9), data=DataConfig(row_length=128)")
+    with pytest.raises(ValueError, match="none of 30 meshes, recomputations and accumulations fits v5e:2x4"):
+        plan(large, "v5e:2x4", search=True)
+
+
+def test_a_published_model_is_no_recipe(tmp_path, compiled):
+    with pytest.raises(ValueError, match="is a published model; plan a recipe that starts from it, with --init-from"):
+        plan(str(published_folder(tmp_path, BERT, "mlm_head")), "v5e:2x4")
 
 
 def test_meshes(two_phases):
