@@ -22,6 +22,7 @@ from jaxencoder.describe.plan.schedule import Schedule, Times
 from jaxencoder.describe.plan.update import CompiledUpdate, DoesNotFit, compile_update
 from jaxencoder.describe.shapes import build_objective
 from jaxencoder.sharding import make_mesh
+from jaxencoder.training.loop import check_shards
 
 REMAT = ("none", "dots", "full")  # from the fastest to the one that needs the least memory
 
@@ -77,7 +78,7 @@ class Plan:
         capacity: bytes of a device.
         peak: FLOP/s of a device.
         updates: those that were compiled.
-        phases: empty if an update does not fit.
+        phases: empty if an update does not fit, or if their number of steps depends on the data.
         cost: of all phases at the price that was given; None without one.
         notes: what the estimate leaves out or assumes, and what would have to change, one sentence each.
     """
@@ -138,13 +139,16 @@ def plan(
         notes.append(note)
     mesh = make_mesh(config.mesh, place.devices)
     numbers = _phases_to_compile(config)
-    for number, phase in enumerate(config.phase_configs):
-        _check_batch(phase, mesh, number)  # before minutes of compilation
+    check_shards(config, mesh)  # before minutes of compilation
     compiling = tqdm(dict.fromkeys(numbers), "compiling", leave=False, disable=None)
     updates = tuple(_update(config, number, mesh, place) for number in compiling)
     fits = all(update.times for update in updates)
     rates = {x.phase: x.tokens_per_second for x in updates if x.tokens_per_second}
-    phases = tuple(_phase(config, n, compiled, rates) for n, compiled in enumerate(numbers)) if fits else ()
+    has_steps = config.training.steps > 0 and not config.training.batch_examples
+    if fits and not has_steps:
+        notes.append("the number of updates depends on the data: hours and cost are left out")
+    are_known = fits and has_steps
+    phases = tuple(_phase(config, n, compiled, rates) for n, compiled in enumerate(numbers)) if are_known else ()
     hours = sum(phase.hours for phase in phases)
     notes += _assumptions(updates) if fits else _advice(config, updates, place)
     return Plan(
@@ -158,7 +162,7 @@ def plan(
         updates=updates,
         phases=phases,
         hours=hours,
-        cost=hours * len(place.devices) * price if price and fits else None,
+        cost=hours * len(place.devices) * price if price and phases else None,
         notes=tuple(notes),
     )
 
@@ -202,15 +206,6 @@ def _with_vocabulary(config: RunConfig, number: int) -> RunConfig:
     """A phase as a run of its own."""
     phase = config.phase_configs[number]
     return dataclasses.replace(phase, model=dataclasses.replace(phase.model, vocab_size=config.model.vocab_size))
-
-
-def _check_batch(phase: RunConfig, mesh: Mesh, number: int) -> None:
-    shards, settings = mesh.shape["data"] * mesh.shape["fsdp"], phase.training
-    if settings.batch_size % (settings.accumulation * shards):
-        raise ValueError(
-            f"the batch of {settings.batch_size} rows of phase {number} in {settings.accumulation} part(s) does not "
-            f"divide over {shards} devices; change the batch, or split long rows with mesh.context"
-        )
 
 
 def _memory(phase: RunConfig, mesh: Mesh, compiled: CompiledUpdate | None) -> dict[str, int]:
@@ -281,9 +276,8 @@ def _searched(config: RunConfig, place: Topology) -> tuple[RunConfig, str]:
         raise ValueError(
             f"none of {tried} meshes, recomputations and accumulations fits {place.name}; take a larger slice"
         )
-    return best[
-        1
-    ], f"the fastest of {tried} compiled choices of mesh, recomputation and accumulation, for phase {number}"
+    note = f"the fastest of {tried} compiled choices of mesh, recomputation and accumulation, for phase {number}"
+    return best[1], note
 
 
 def _longest_phase(config: RunConfig) -> int:
@@ -297,7 +291,8 @@ def meshes(config: RunConfig, devices: int) -> list[MeshConfig]:
 
     Rows are split over context as far as the batch of a phase has fewer rows than there are devices.
     """
-    batches = [phase.training.batch_size for phase in config.phase_configs]
+    # Evaluations use the batch of the run in all phases.
+    batches = [x.training.batch_size for x in (config, *config.phase_configs)]
     lengths = [phase.data.row_length for phase in config.phase_configs]
     parts = (2**n for n in range(devices.bit_length()) if devices % 2**n == 0)
     usable = (n for n in parts if not any(x % (devices // n) for x in batches) and not any(x % n for x in lengths))

@@ -62,7 +62,7 @@ def compiled(monkeypatch):
         sizes = {"data": config.data, "fsdp": config.fsdp, "tensor": config.tensor, "context": config.context}
         if config.data == -1:
             sizes["data"] = 8 // (config.fsdp * config.tensor * config.context)
-        return types.SimpleNamespace(shape=sizes)
+        return types.SimpleNamespace(shape=sizes, size=8)
 
     monkeypatch.setattr(module, "describe_topology", lambda name: place)
     monkeypatch.setattr(module, "make_mesh", make_mesh)
@@ -117,6 +117,12 @@ def test_a_search_that_finds_nothing(tmp_path, compiled):
         plan(large, "v5e:2x4", search=True)
 
 
+def test_updates_whose_number_depends_on_the_data(tmp_path, compiled):
+    result = plan(recipe(tmp_path, "training=TrainingConfig(epochs=2, batch_size=8)"), "v5e:2x4", price=1.0)
+    assert result.updates[0].tokens_per_second and (result.phases, result.hours, result.cost) == ((), 0, None)
+    assert "the number of updates depends on the data" in " ".join(result.notes)
+
+
 def test_a_published_model_is_no_recipe(tmp_path, compiled):
     with pytest.raises(ValueError, match="is a published model; plan a recipe that starts from it, with --init-from"):
         plan(str(published_folder(tmp_path, BERT, "mlm_head")), "v5e:2x4")
@@ -152,7 +158,7 @@ def test_no_compiler(monkeypatch):
 def test_mistakes(two_phases, compiled):
     with pytest.raises(ValueError, match="price is 0; give that of a chip"):
         plan(two_phases, "v5e:2x4", price=0)
-    with pytest.raises(ValueError, match="batch of 16 rows of phase 0 in 4 part.s. does not divide over 8 devices"):
+    with pytest.raises(ValueError, match="batch_size 16 in 4 part.s. is not divisible by the 8 data shards"):
         plan(two_phases, "v5e:2x4", ["--phases.0.accumulation", "4"])
     assert not compiled
 
