@@ -5,7 +5,6 @@ they run.
 """
 
 import functools
-import itertools
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -80,23 +79,23 @@ class Program:
 
     computations: Mapping[str, tuple[Instruction, ...]]
     entry: str
-    _found: dict[str, dict[str, Collective]] = field(default_factory=dict)
+    _of_computations: dict[str, dict[str, Collective]] = field(default_factory=dict)
 
     def collectives(self, instruction: Instruction) -> dict[str, Collective]:
-        """By channel: the transfer that an instruction is, or those that it contains within a fusion."""
+        """By channel: the transfer that an instruction is, or those of the fusion or of the call that it starts."""
         kind = instruction.opcode.removesuffix("-start")
         if kind in _KINDS:
             channel = instruction.attribute(r"channel_id=(\d+)") or instruction.name
             return {channel: Collective(kind, channel, _bytes_sent(instruction, kind), groups(instruction.rest))}
-        if instruction.opcode not in ("fusion", "custom-call", "async-start", "call"):
+        if instruction.opcode not in ("fusion", "async-start"):
             return {}
         return {k: x for name in instruction.called for k, x in self._collectives_of(name).items()}
 
     def _collectives_of(self, computation: str) -> dict[str, Collective]:
-        if computation not in self._found:
+        if computation not in self._of_computations:
             instructions = self.computations.get(computation, ())
-            self._found[computation] = {k: x for i in instructions for k, x in self.collectives(i).items()}
-        return self._found[computation]
+            self._of_computations[computation] = {k: x for i in instructions for k, x in self.collectives(i).items()}
+        return self._of_computations[computation]
 
     def trips(self, loop: Instruction) -> int | None:
         """How often the body of a `while` runs, where the limit is a constant, as in a scan; else None.
@@ -222,14 +221,3 @@ def _cycles(pairs: list[tuple[str, str]]) -> tuple[tuple[int, ...], ...]:
         merged = group.get(int(source), {int(source)}) | group.get(int(target), {int(target)})
         group |= dict.fromkeys(merged, merged)
     return tuple(sorted({tuple(sorted(members)) for members in group.values()}))
-
-
-def called_from(program: Program, name: str) -> Iterator[str]:
-    """The computations that one of them calls, each once, itself first."""
-    seen, waiting = {name}, [name]
-    while waiting:
-        yield (current := waiting.pop())
-        called = itertools.chain.from_iterable(x.called for x in program.computations.get(current, ()))
-        new = [x for x in called if x not in seen]
-        seen.update(new)
-        waiting += new

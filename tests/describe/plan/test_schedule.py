@@ -97,11 +97,23 @@ def test_transfers_share_the_links():
         ("all-reduce(%p), channel_id=1, replica_groups={{0},{1},{2},{3}}, to_apply=%c", (), 0),
         ("collective-permute(%p), channel_id=1, source_target_pairs={{0,1},{1,0},{2,3},{3,2}}", ("fsdp",), 8),
         ("collective-permute(%p), channel_id=1, source_target_pairs={{0,0},{1,3},{3,1}}", ("data",), 8),
+        ("all-to-all(%p), channel_id=1, replica_groups={{0,1},{2,3}}", ("fsdp",), 2),
     ],
 )
 def test_axes_and_paths(instruction, axes, seconds):
     (traffic,) = times(f"%x = f32[2] {instruction}").traffic.values()
     assert (traffic.axes, traffic.seconds) == (axes, seconds)
+
+
+def test_a_call_and_the_longest_of_branches():
+    gather = f"ROOT %g = f32[2] all-gather(%s), channel_id=3, {GROUPS}, dimensions={{0}}"
+    body = BODY.replace("ROOT %f", gather + "\n  %f")
+    branches = "%c = f32[2] conditional(%n, %p, %p), branch_computations={%body, %condition}"
+    for call in ("%c = f32[2] call(%p), to_apply=%body", branches):
+        text = f"{body}ENTRY %main (p: f32[2]) -> f32[2] {{\n  %p = f32[2] parameter(0)\n  {call}\n}}\n"
+        result = Schedule(parse(text), mesh(), CHIP, {}).times()
+        (traffic,) = result.traffic.values()
+        assert (traffic.count, result.waiting, result.fusions) == (1, 4, 3)
 
 
 def test_traffic_of_a_loop_counts_in_each_iteration():
