@@ -82,10 +82,13 @@ class Case(NamedTuple):
     gpu: tuple[str, ...] = ()
 
 
-SPLASH, MHA = ("splash_mha_fwd", "splash_mha_dkv", "splash_mha_dq"), ("mha_forward", "mha_backward")
+LOCAL = ("single_pass_local_forward", "single_pass_local_backward")
+SHORT = (*LOCAL, "single_pass_global_forward", "single_pass_global_backward")
+LONG = (*LOCAL, "splash_mha_fwd", "splash_mha_dkv", "splash_mha_dq")
+MHA = ("mha_forward", "mha_backward")
 CASES = {
-    "modernbert_base/1024": Case("modernbert_base", 5, 16, "dots", SPLASH, MHA),
-    "modernbert_base/8192": Case("modernbert_base", 6, 2, "dots", SPLASH, MHA),
+    "modernbert_base/1024": Case("modernbert_base", 5, 16, "dots", SHORT, MHA),
+    "modernbert_base/8192": Case("modernbert_base", 6, 2, "dots", LONG, MHA),
     "deberta_v3_base/512": Case("deberta_v3_base", 0, 32, "dots", ("tiled_forward", "tiled_backward")),
 }
 

@@ -23,7 +23,7 @@ def test_kernels_are_counted_by_name() -> None:
 
 def test_expected_kernels_and_memory_of_devices() -> None:
     case = bench.CASES["modernbert_base/1024"]
-    assert [bench.expected_kernels(name, case) for name in ("v5e:4x4", "H100", "T4")] == [bench.SPLASH, bench.MHA, ()]
+    assert [bench.expected_kernels(name, case) for name in ("v5e:4x4", "H100", "T4")] == [bench.SHORT, bench.MHA, ()]
     assert bench.device_memory("v6e:4x4") == 32 << 30 and bench.device_memory("T4") == 15 << 30
 
 

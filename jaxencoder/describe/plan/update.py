@@ -10,6 +10,7 @@ from jax.extend import core
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxencoder.config import RunConfig
+from jaxencoder.describe.format import format_memory
 from jaxencoder.describe.shapes import batch_shapes, build_objective
 from jaxencoder.sharding import batch_sharding, shardings
 from jaxencoder.training.optimizers import make_optimizer
@@ -36,7 +37,7 @@ class DoesNotFit(Exception):
     """The compiler finds no room for the program; `bytes` are what it needs, 0 if unknown."""
 
     def __init__(self, bytes: int):
-        super().__init__(f"needs {bytes} bytes")
+        super().__init__(f"the program needs {format_memory(bytes) if bytes else 'more memory than a device has'}")
         self.bytes = bytes
 
 
