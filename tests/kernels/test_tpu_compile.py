@@ -77,6 +77,21 @@ def test_single_pass(chip: SingleDeviceSharding, T: int, H: int, dtype: str, win
     assert f"{name}_forward" in text and f"{name}_backward" in text
 
 
+@pytest.mark.parametrize("chip", ["v5e:2x2"], indirect=True)
+def test_heads_of_single_pass_fit(chip: SingleDeviceSharding) -> None:
+    """Not all of BERT's 12 in one block, with the longest row and rotary positions."""
+    T, H, shape = 1024, 64, partial(jax.ShapeDtypeStruct, sharding=chip)
+
+    def run(q, k, v, ids, rotary):
+        inputs = AttentionInputs(q, k, v, None, ids, ids, rotary=rotary)
+        return single_pass(inputs, AttentionOptions(scale=0.125)).astype(jnp.float32).sum()
+
+    x, angles = shape((1, T, 12, H), "bfloat16"), shape((1, T, 1, H // 2), "float32")
+    arguments = x, x, x, shape((1, T), "int32"), (angles, angles)
+    text = jax.jit(jax.value_and_grad(run, range(3))).lower(*arguments).compile().as_text()
+    assert text.count('custom_call_target="tpu_custom_call"') == 2
+
+
 @pytest.mark.parametrize(
     ("attend", "terms"), [(tiled, True), (splash, False), (single_pass, False)], ids=["tiled", "splash", "single_pass"]
 )

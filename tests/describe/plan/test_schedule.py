@@ -82,6 +82,18 @@ def test_work_hides_a_transfer(cycles, waiting):
     assert (result.fusions, result.waiting) == (cycles + 2, waiting)
 
 
+def test_only_the_last_part_of_a_transfer_waits():
+    """Parts of one channel, in fusions with work between them."""
+    gather = f"ROOT %g = f32[2] all-gather(%s), channel_id=3, {GROUPS}, dimensions={{0}}"
+    part = f"%part (s: f32[2]) -> f32[2] {{\n  %s = f32[2] parameter(0)\n  {gather}\n}}\n\n"
+    lines = [f"%x{n} = f32[2] fusion(%p), kind=kCustom, calls=%part" for n in range(3)]
+    lines.insert(2, WORK.format("a", 3))
+    text = "\n".join(f"  {line}" for line in ("%p = f32[2] parameter(0)", *lines))
+    result = Schedule(parse(f"{part}ENTRY %main (p: f32[2]) -> f32[2] {{\n{text}\n}}\n"), mesh(), CHIP, {}).times()
+    assert (result.fusions, result.waiting, result.other) == (3, 1, 0)
+    assert [traffic.count for traffic in result.traffic.values()] == [1]
+
+
 def test_transfers_share_the_links():
     starts = [
         f"%s{n} = (f32[1], f32[2]) all-gather-start(%p), channel_id={n}, {GROUPS}, dimensions={{0}}" for n in (1, 2)
